@@ -1,0 +1,1 @@
+"""Axis-restricted attention over the grid: one axis, a pointwise axis, or the union of two groups of axes."""
