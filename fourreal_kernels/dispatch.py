@@ -141,7 +141,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
 
     Raises:
         ValueError: ``op`` is not the name of a public operator.
-        Exception: what the operator itself raises on these arguments.
+        Exception: what the operator itself raises on these arguments, but for overlapping buffers.
     """
     operator = _operator(op)
     call = operator.describe(*args, **kwargs)

@@ -67,7 +67,6 @@ def _product(values) -> int:
     return result
 
 
-@lru_cache(maxsize=None)
 def parse_axes(axes: str) -> Axes:
     """Parse an axes string such as ``"vn"``, ``"v|t"`` or ``"vn|tn"``.
 
@@ -79,11 +78,19 @@ def parse_axes(axes: str) -> Axes:
     """
     if not isinstance(axes, str):
         raise TypeError(f"axes: expected a string such as 'vn' or 'vn|tn', got {type(axes).__name__}")
+    # torch.compile warns about every cached function it traces
+    return _parse(axes) if torch.compiler.is_compiling() else _cached_parse(axes)
+
+
+def _parse(axes: str) -> Axes:
     groups = {_parse_group(group, axes) for group in axes.split("|")}
     groups = {group for group in groups if not any(set(group) < set(other) for other in groups)}
     if len(groups) > 2:
         raise ValueError(f"axes: got {axes!r} with {len(groups)} groups, expected at most two joined by '|'")
     return Axes(tuple(sorted(groups, key=lambda group: [GRID_AXES.index(letter) for letter in group])))
+
+
+_cached_parse = lru_cache(maxsize=None)(_parse)
 
 
 def _parse_group(group: str, axes: str) -> str:

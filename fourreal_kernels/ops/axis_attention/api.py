@@ -98,7 +98,7 @@ def two_stream_attention(
     """
     view_q, view_k, view_v = _check_triple("view_qkv", view_qkv)
     time_q, time_k, time_v = _check_triple("time_qkv", time_qkv)
-    checks.require_like("time_qkv[0]", time_q, "view_qkv[0]", view_q)
+    checks.require_like("time_qkv.q", time_q, "view_qkv.q", view_q)
     scale = check_scale(scale, view_q.shape[-1])
     out_view, _, out_time, _ = torch.ops.fourreal_kernels.two_stream_attention(
         view_q, view_k, view_v, time_q, time_k, time_v, scale, dispatch.requested(backend)
@@ -107,9 +107,10 @@ def two_stream_attention(
 
 
 def _check_triple(name: str, qkv: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    if not isinstance(qkv, tuple | list) or len(qkv) != 3:
-        got = f"{len(qkv)} items" if isinstance(qkv, tuple | list) else type(qkv).__name__
-        raise ValueError(f"{name}: got {got}, expected three tensors (q, k, v)")
+    if not isinstance(qkv, tuple | list):
+        raise TypeError(f"{name}: got {type(qkv).__name__}, expected a tuple or list of three tensors (q, k, v)")
+    if len(qkv) != 3:
+        raise ValueError(f"{name}: got {len(qkv)} items, expected three tensors (q, k, v)")
     q, k, v = qkv
     check_inputs(q, k, v, prefix=f"{name}.")
     return q, k, v
@@ -119,12 +120,17 @@ def _describe_axis_attention(
     q, k, v, axes, *, scale=None, return_lse=False, deterministic=False, out=None, backend=None
 ) -> AttentionCall:
     check_inputs(q, k, v)
+    check_scale(scale, q.shape[-1])
+    if out is not None:
+        _check_out(out, q, k, v)
     return attention_call(q, axes, deterministic)
 
 
 def _describe_two_stream(view_qkv, time_qkv, *, scale=None, backend=None) -> AttentionCall:
     q, _, _ = _check_triple("view_qkv", view_qkv)
-    _check_triple("time_qkv", time_qkv)
+    time_q, _, _ = _check_triple("time_qkv", time_qkv)
+    checks.require_like("time_qkv.q", time_q, "view_qkv.q", q)
+    check_scale(scale, q.shape[-1])
     return attention_call(q, VIEW, False)
 
 

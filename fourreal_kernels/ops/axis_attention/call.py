@@ -40,4 +40,6 @@ def check_scale(scale: object, head_dim: int) -> float:
         return head_dim**-0.5
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         raise TypeError(f"scale: expected a number or None (D ** -0.5), got {type(scale).__name__}")
+    if not abs(scale) < float("inf"):
+        raise ValueError(f"scale: got {scale}, expected a finite number or None (D ** -0.5)")
     return float(scale)

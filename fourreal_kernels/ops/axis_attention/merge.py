@@ -32,30 +32,43 @@ def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Ten
 
 
 def _check(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> None:
+    for name, items in (("outs", outs), ("lses", lses)):
+        if not isinstance(items, tuple | list):
+            raise TypeError(f"{name}: expected a list or tuple of tensors, got {type(items).__name__}")
     if len(outs) == 0 or len(outs) != len(lses):
         raise ValueError(f"outs, lses: got {len(outs)} outs and {len(lses)} lses, expected as many of each, at least 1")
     for index, (out, lse) in enumerate(zip(outs, lses, strict=True)):
         checks.require_tensor(f"outs[{index}]", out)
         checks.require_tensor(f"lses[{index}]", lse)
         checks.require_floating(f"outs[{index}]", out)
-        checks.require_floating(f"lses[{index}]", lse)
         checks.require_like(f"outs[{index}]", out, "outs[0]", outs[0])
-        checks.require_like(f"lses[{index}]", lse, "lses[0]", lses[0])
-        if lse.shape != out.shape[:-1]:
-            raise ValueError(
-                f"lses[{index}]: got shape {tuple(lse.shape)}, expected {tuple(out.shape[:-1])}, "
-                f"the shape of outs[{index}] without its last dim"
-            )
+        _check_lse(f"lses[{index}]", lse, outs[0])
+
+
+def _check_lse(name: str, lse: Tensor, out: Tensor) -> None:
+    dtype = checks.accumulation_dtype(out.dtype)
+    if lse.device != out.device:
+        raise ValueError(f"{name}: got device {lse.device}, expected {out.device} as outs[0]; move one of them")
+    if lse.dtype != dtype:
+        raise TypeError(f"{name}: got dtype {lse.dtype}, expected {dtype} for outs of {out.dtype}")
+    if lse.shape != out.shape[:-1]:
+        raise ValueError(
+            f"{name}: got shape {tuple(lse.shape)}, expected {tuple(out.shape[:-1])}, "
+            "the shape of outs without its last dim"
+        )
 
 
 def _merge(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tensor, Tensor]:
     dtype = checks.accumulation_dtype(outs[0].dtype)
     stacked = torch.stack([lse.to(dtype) for lse in lses])
-    lse = torch.logsumexp(stacked, dim=0)
-    finite = lse.masked_fill(lse == float("-inf"), 0.0)
-    weights = torch.exp(stacked - finite)
-    merged = sum(out.to(dtype) * weight[..., None] for out, weight in zip(outs, weights, strict=True))
-    return merged.to(outs[0].dtype), lse
+    largest = stacked.detach().amax(0)
+    largest = largest.masked_fill(largest == float("-inf"), 0.0)
+    weights = torch.exp(stacked - largest)
+    total = weights.sum(0)
+    empty = total == 0
+    total = total.masked_fill(empty, 1.0)  # keeps 0 / 0 and log(0) out of the gradient
+    merged = sum(out.to(dtype) * weight[..., None] for out, weight in zip(outs, weights / total, strict=True))
+    return merged.to(outs[0].dtype), (largest + total.log()).masked_fill(empty, float("-inf"))
 
 
 library.define("merge_attention(Tensor[] outs, Tensor[] lses) -> (Tensor out, Tensor lse)")

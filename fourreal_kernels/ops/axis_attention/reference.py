@@ -25,11 +25,10 @@ def forward(q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tens
     """Write the attention output and its log-sum-exp into ``out`` and ``lse``."""
     dtype = accumulation_dtype(q.dtype)
     scores = _scores(q.to(dtype), k.to(dtype), axes, scale)
-    log_sum = torch.logsumexp(scores, dim=-1)
-    parts = _split(torch.exp(scores - log_sum[..., None]), q, axes)
+    parts = _split(torch.softmax(scores, dim=-1), q, axes)
     values = v.to(dtype)
     out.copy_(sum(_gather(p, values, lines) for p, lines in parts))
-    lse.copy_(log_sum)
+    lse.copy_(torch.logsumexp(scores, dim=-1))
 
 
 def backward(

@@ -68,15 +68,21 @@ def qk_norm_rope_(
             another argument. Nothing is written.
     """
     check_inputs(q, k, q_weight, k_weight, cos, sin, eps)
-    checks.require_no_grad("qk_norm_rope_", "qk_norm_rope", q=q, k=k, q_weight=q_weight, k_weight=k_weight)
+    _check_no_grad(q, k, q_weight, k_weight)
     torch.ops.fourreal_kernels.qk_norm_rope_(
         q, k, q_weight, k_weight, cos, sin, float(eps), dispatch.requested(backend)
     )
 
 
+def _check_no_grad(q, k, q_weight, k_weight) -> None:
+    checks.require_no_grad("qk_norm_rope_", "qk_norm_rope", q=q, k=k, q_weight=q_weight, k_weight=k_weight)
+
+
 def _describe(in_place: bool):
     def describe(q, k, q_weight, k_weight, cos, sin, *, eps=1e-6, backend=None) -> NormRopeCall:
         check_inputs(q, k, q_weight, k_weight, cos, sin, eps)
+        if in_place:
+            _check_no_grad(q, k, q_weight, k_weight)
         return norm_rope_call(q, q_weight, cos, in_place=in_place)
 
     return describe

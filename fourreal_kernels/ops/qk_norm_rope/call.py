@@ -73,7 +73,8 @@ def _check_angles(cos: Tensor, sin: Tensor, q: Tensor) -> None:
             raise ValueError(f"{name}: requires grad, but no gradient flows to it; detach it")
         sizes = (*q.shape[:4], head_dim // 2)
         padded = (1,) * (5 - x.ndim) + tuple(x.shape)
-        if x.ndim > 5 or padded[-1] != sizes[-1] or any(p not in (1, s) for p, s in zip(padded, sizes, strict=True)):
+        per_pair = 1 <= x.ndim <= 5 and padded[-1] == sizes[-1]
+        if not per_pair or any(p not in (1, s) for p, s in zip(padded, sizes, strict=True)):
             raise ValueError(
                 f"{name}: got shape {tuple(x.shape)}, expected one that broadcasts to (B, V, T, N, D/2) = {sizes} "
                 "with a last dim of D/2 (one angle per pair of channels)"

@@ -73,12 +73,16 @@ def sync_exchange_(
             or another argument. Nothing is written.
     """
     check_inputs(view, time, weight, bias, kind, input_scale, gate)
+    _check_no_grad(view, time, weight, bias, input_scale, gate)
+    torch.ops.fourreal_kernels.sync_exchange_(
+        view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend)
+    )
+
+
+def _check_no_grad(view, time, weight, bias, input_scale, gate) -> None:
     checks.require_no_grad(
         "sync_exchange_", "sync_exchange",
         view=view, time=time, weight=weight, bias=bias, input_scale=input_scale, gate=gate,
-    )
-    torch.ops.fourreal_kernels.sync_exchange_(
-        view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend)
     )
 
 
@@ -88,6 +92,8 @@ def _describe(in_place: bool):
     ) -> ExchangeCall:
         check_inputs(view, time, weight, bias, kind, input_scale, gate)
         tensors = (view, time, weight, bias, input_scale, gate)
+        if in_place:
+            _check_no_grad(*tensors)
         needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
         return exchange_call(view, weight, kind, in_place=in_place, needs_grad=needs_grad)
 

@@ -1,0 +1,53 @@
+# Everything runs in .venv, which `make setup` makes. The gpu- targets use the machine's own python3 and install nothing.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet -c constraints.txt
+
+NATIVE_SOURCES := CMakeLists.txt $(shell find csrc python_bindings -type f)
+BUILD_INPUTS := setup.py pyproject.toml constraints.txt MANIFEST.in $(NATIVE_SOURCES)
+TOOLS_READY := $(VENV)/.tools-ready
+GENERATE_READY := $(VENV)/.generate-ready
+TEST_READY := $(VENV)/.test-ready
+
+.PHONY: setup generate test test-all bench lint gpu-check clean
+
+setup: $(TEST_READY)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch by its pinned version: an unpinned one would bring several GB of CUDA libraries.
+$(TOOLS_READY): constraints.txt | $(VENV)/bin/python
+	$(INSTALL) torch numpy setuptools wheel pybind11 cmake ninja
+	@touch $@
+
+$(GENERATE_READY): $(TOOLS_READY) $(BUILD_INPUTS)
+	$(INSTALL) --no-build-isolation -e ".[generate]"
+	@touch $@
+
+$(TEST_READY): $(TOOLS_READY) $(BUILD_INPUTS)
+	$(INSTALL) --no-build-isolation -e ".[generate,test]"
+	@touch $(GENERATE_READY) $@
+
+generate: $(GENERATE_READY)
+	$(VENV)/bin/fourreal generate --out out
+
+test: setup
+	$(VENV)/bin/python -m pytest -q
+
+test-all: setup
+	$(VENV)/bin/python -m pytest -q -m ""
+
+bench: setup
+	$(VENV)/bin/fourreal bench
+
+lint: setup
+	$(VENV)/bin/ruff check .
+
+gpu-check:
+	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests
+
+clean:
+	rm -rf build dist out *.egg-info .pytest_cache .ruff_cache fourreal_kernels/*.so
+	rm -f $(GENERATE_READY) $(TEST_READY)

@@ -1,0 +1,191 @@
+"""Shards of pre-rendered grids: written by one process per core, read while more are being written."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .geometry import GivenFlow, flow_to_given
+from .optional import import_optional
+from .renderer import render
+from .scene_family import SceneFamily
+from .scenes import is_held_out, sample_scene
+
+SHARD_SUFFIX = ".safetensors"
+_FLOW_LIMIT = 127
+_PURPOSE = "a shard of rendered grids"
+
+
+@dataclass(frozen=True)
+class GridSample:
+    """One stored grid: `frames` (V, T, 3, H, W) uint8, its matches in the given frames, its seed."""
+
+    frames: Tensor
+    flow: GivenFlow
+    seed: int
+
+
+def flow_unit(size: int) -> float:
+    """Pixels per step of the stored int8 flows of an image `size` pixels wide: a quarter pixel at 64."""
+    return size / 256
+
+
+def render_shard(
+    path: str | Path,
+    seeds: Sequence[int],
+    family: str | SceneFamily = "easy",
+    size: int = 64,
+    *,
+    views: int = 8,
+    times: int = 8,
+    supersample: int = 2,
+    light_samples: int = 4,
+    chunk: int = 1,
+    device: torch.device | str = "cpu",
+    allow_held_out: bool = False,
+) -> None:
+    """Render G = len(seeds) grids of `size` x `size` frames and write them as one safetensors file.
+
+    Tensors: `frames` (G, V, T, 3, H, W) uint8; `flow_from_freeze`, `flow_from_fixed` (G, V, T, 2, H, W) int8
+    in steps of `flow_unit(size)` pixels; `visible_from_freeze`, `visible_from_fixed` (G, V, T, H, ceil(W /
+    8)) uint8, the eight pixels of a byte from the lowest bit; `seeds` (G,) int64. Flows beyond 127 steps are
+    marked not visible. The file appears under its name only when complete. Raises ValueError for held-out
+    seeds unless `allow_held_out`, and for no seeds.
+    """
+    check_seeds(seeds, allow_held_out)
+    save_file = import_optional("safetensors.torch", _PURPOSE).save_file
+    grids = []
+    for seed in seeds:
+        scene = sample_scene(seed, views, times, family).to(device)
+        grid = render(scene, size, size, supersample=supersample, light_samples=light_samples, chunk=chunk)
+        grids.append(_encode(grid.frames, flow_to_given(grid), flow_unit(size)))
+    tensors = {name: torch.stack([grid[name] for grid in grids]) for name in grids[0]}
+    tensors["seeds"] = torch.tensor(list(seeds))
+    name = family if isinstance(family, str) else family.name
+    metadata = {"family": name, "flow_unit_pixels": str(flow_unit(size)), "width": str(size)}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    save_file(tensors, unfinished, metadata=metadata)
+    unfinished.rename(path)
+
+
+class GridDataset:
+    """Random access to the grids of all shards in a directory, memory-mapped; `refresh` finds new shards."""
+
+    def __init__(self, directory: str | Path) -> None:
+        """Raises FileNotFoundError if `directory` does not exist; an empty one is an empty data set."""
+        self.directory = Path(directory)
+        if not self.directory.is_dir():
+            raise FileNotFoundError(
+                f"directory: {self.directory} does not exist; render shards into it first"
+            )
+        self._shards: dict[str, dict[str, Tensor]] = {}
+        self._units: list[float] = []
+        self._ends: list[int] = []
+        self.refresh()
+
+    def refresh(self) -> int:
+        """Add the shards finished since the last look, after those already known, so that indices stay valid.
+
+        Returns the number of grids added.
+        """
+        before = len(self)
+        for path in sorted(self.directory.glob(f"*{SHARD_SUFFIX}")):
+            if path.name not in self._shards:
+                shard, metadata = _open_shard(path)
+                self._shards[path.name] = shard
+                self._units.append(float(metadata["flow_unit_pixels"]))
+                self._ends.append(len(self) + len(shard["seeds"]))
+        self._by_index = list(self._shards.values())
+        return len(self) - before
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of every grid, in index order."""
+        return [seed for shard in self._shards.values() for seed in shard["seeds"].tolist()]
+
+    def frames(self, index: int) -> Tensor:
+        """Frames (V, T, 3, H, W) uint8 of grid `index`: a view of the mapped file, not to be written to."""
+        shard, offset = self._locate(index)
+        return self._by_index[shard]["frames"][offset]
+
+    def flow(self, index: int) -> GivenFlow:
+        """Correspondences of grid `index`, float32 pixels and bool."""
+        shard, offset = self._locate(index)
+        tensors, unit = self._by_index[shard], self._units[shard]
+        width = tensors["frames"].shape[-1]
+        return GivenFlow(
+            flow_from_freeze=tensors["flow_from_freeze"][offset].float() * unit,
+            visible_from_freeze=unpack_bits(tensors["visible_from_freeze"][offset], width),
+            flow_from_fixed=tensors["flow_from_fixed"][offset].float() * unit,
+            visible_from_fixed=unpack_bits(tensors["visible_from_fixed"][offset], width),
+        )
+
+    def __getitem__(self, index: int) -> GridSample:
+        shard, offset = self._locate(index)
+        seed = int(self._by_index[shard]["seeds"][offset])
+        return GridSample(self.frames(index), self.flow(index), seed)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index: got {index}, expected 0 <= index < {len(self)}")
+        shard = bisect_right(self._ends, index)
+        return shard, index - (self._ends[shard - 1] if shard else 0)
+
+
+def check_shard(path: Path, family: SceneFamily, size: int, views: int, times: int) -> None:
+    """Raise ValueError if the shard at `path` was rendered from another family or at another size."""
+    shard, metadata = _open_shard(path)
+    got = (metadata["family"], *shard["frames"].shape[1:])
+    expected = (family.name, views, times, 3, size, size)
+    if got != expected:
+        raise ValueError(
+            f"out_dir: {path} holds (family, views, times, 3, H, W) = {got}, expected {expected}; "
+            "use another directory"
+        )
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """Bool (..., W) as uint8 (..., ceil(W / 8)), the first pixel in the lowest bit."""
+    padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -mask.shape[-1] % 8)).unflatten(-1, (-1, 8))
+    weight = 2 ** torch.arange(8, device=mask.device, dtype=torch.uint8)
+    return (padded * weight).sum(-1, dtype=torch.uint8)
+
+
+def unpack_bits(packed: Tensor, width: int) -> Tensor:
+    """The inverse of `pack_bits` for a last dimension of `width`."""
+    weight = 2 ** torch.arange(8, device=packed.device, dtype=torch.uint8)
+    return ((packed[..., None] & weight) != 0).flatten(-2)[..., :width]
+
+
+def _encode(frames: Tensor, flow: GivenFlow, unit: float) -> dict[str, Tensor]:
+    encoded = {"frames": (frames * 255).round().to(torch.uint8)}
+    for source in ("freeze", "fixed"):
+        steps = (getattr(flow, f"flow_from_{source}") / unit).round()
+        within = (steps.abs() <= _FLOW_LIMIT).all(2)
+        encoded[f"flow_from_{source}"] = steps.clamp(-_FLOW_LIMIT, _FLOW_LIMIT).to(torch.int8)
+        encoded[f"visible_from_{source}"] = pack_bits(getattr(flow, f"visible_from_{source}") & within)
+    return {name: tensor.cpu() for name, tensor in encoded.items()}
+
+
+def check_seeds(seeds: Sequence[int], allow_held_out: bool) -> None:
+    """Raise ValueError if there are no seeds, or if one is held out and `allow_held_out` is not set."""
+    if len(seeds) == 0:
+        raise ValueError("seeds: got none, expected at least one")
+    held_out = [seed for seed in seeds if is_held_out(seed)]
+    if held_out and not allow_held_out:
+        raise ValueError(f"seeds: {held_out[0]} is held out; pass allow_held_out=True only to evaluate on it")
+
+
+def _open_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with import_optional("safetensors", _PURPOSE).safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118

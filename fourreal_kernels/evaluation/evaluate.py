@@ -1,0 +1,103 @@
+"""Evaluation on held-out scenes: the model's samples and one-step answers beside the trivial baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from torch import Tensor
+
+from ..data import HELD_OUT_SEED, render, sample_scene
+from ..model.conditioning import cross_mask
+from ..model.pipeline import DEFAULT_STEPS, GridPipeline
+from .baselines import trivial_baselines
+from .metrics import gradient_energy_ratio, moving_pixels, psnr, ssim
+
+PREDICTIONS = ("one step", "sampled")
+METRICS = ("psnr", "psnr_moving", "ssim", "gradient_energy_moving")
+
+
+def held_out_grid(seed: int, views: int, times: int, height: int, width: int, family: str = "easy") -> Tensor:
+    """The true frames ``(V, T, 3, H, W)`` of a held-out scene, rounded to 8 bits as stored videos are."""
+    if seed < HELD_OUT_SEED:
+        raise ValueError(f"seed: got {seed}, expected at least {HELD_OUT_SEED}: lower seeds may have been trained on")
+    frames = render(sample_scene(seed, views, times, family), height, width).frames
+    return (frames * 255).round() / 255
+
+
+def evaluate(
+    pipeline: GridPipeline,
+    seeds: Sequence[int],
+    *,
+    steps: int = DEFAULT_STEPS,
+    sampler: str = "euler",
+    family: str = "easy",
+    progress: bool = True,
+) -> dict:
+    """Measure the generated frames (conditioning frames excluded) of held-out scenes.
+
+    Args:
+        seeds: held-out seeds, 900000 and above.
+        steps, sampler: what is measured as "sampled"; "one step" is measured beside it.
+        family: scene family.
+
+    Returns:
+        ``{"settings": ..., "mean": {prediction: {metric: mean over scenes}}, "scenes": {seed: {prediction: ...}}}``;
+        PSNR in dB, gradient energy as a ratio to the truth on moving pixels.
+    """
+    from tqdm import tqdm
+
+    config = pipeline.model.config
+    scenes = {}
+    for seed in tqdm(list(seeds), desc="evaluate", unit="scene", disable=not progress):
+        truth = held_out_grid(seed, config.views, config.times, config.height, config.width, family)
+        predictions = trivial_baselines(truth[0], truth[:, 0])
+        for name, count in zip(PREDICTIONS, (1, steps), strict=True):
+            video = pipeline(truth[0], truth[:, 0], steps=count, seed=0, sampler=sampler, progress=False)
+            predictions[name] = video.frames
+        scenes[seed] = {name: measure(predicted, truth) for name, predicted in predictions.items()}
+    names = list(next(iter(scenes.values())))
+    mean = {
+        name: {metric: fmean(scene[name][metric] for scene in scenes.values()) for metric in METRICS}
+        for name in names
+    }
+    settings = {"steps": steps, "sampler": sampler, "family": family, "seeds": list(seeds)}
+    return {"settings": settings, "mean": mean, "scenes": scenes}
+
+
+def measure(predicted: Tensor, truth: Tensor) -> dict[str, float]:
+    """All metrics of one grid ``(V, T, 3, H, W)`` over the frames that the fixed cross does not give."""
+    generated = ~cross_mask(*truth.shape[:2])
+    moving = moving_pixels(truth)[generated]
+    predicted, truth = predicted[generated], truth[generated]
+    values = (
+        psnr(predicted, truth),
+        psnr(predicted, truth, moving),
+        ssim(predicted, truth),
+        gradient_energy_ratio(predicted, truth, moving),
+    )
+    return dict(zip(METRICS, values, strict=True))
+
+
+def table(result: dict) -> str:
+    """The means as a Markdown table; the last row is the margin of "sampled" over the best baseline of each metric."""
+    lines = [
+        "| prediction | PSNR dB | PSNR dB, moving pixels | SSIM | gradient energy, moving pixels |",
+        "|---|---|---|---|---|",
+    ]
+    mean = result["mean"]
+    for name, values in mean.items():
+        lines.append(f"| {name} | " + " | ".join(_number(metric, values[metric]) for metric in METRICS) + " |")
+    baselines = [values for name, values in mean.items() if name not in PREDICTIONS]
+    for name in PREDICTIONS:
+        margins = [mean[name][m] - max(values[m] for values in baselines) for m in METRICS[:3]]
+        lines.append(
+            f"| {name}, over the best baseline of each metric | {margins[0]:+.2f} | {margins[1]:+.2f} "
+            f"| {margins[2]:+.3f} | |"
+        )
+    return "\n".join(lines)
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.2f}" if metric.startswith("psnr") else f"{value:.3f}"
+

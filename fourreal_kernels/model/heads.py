@@ -1,0 +1,132 @@
+"""Output heads: tokens to predicted clean frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .conditioning import Sources
+
+_ABSENT = -1e4
+_FLOW_SCALE = 8.0
+
+
+@dataclass(frozen=True)
+class GridPrediction:
+    """What the model predicts for each frame.
+
+    Attributes:
+        frames: ``(B, V, T, 3, H, W)`` clean frames in [-1, 1].
+        flow_same_view, flow_same_time: ``(B, V, T, 2, H, W)`` displacement (dx, dy) in pixels from a pixel to its
+            match in the nearest given frame of the same view or timestep; None for the direct head.
+    """
+
+    frames: Tensor
+    flow_same_view: Tensor | None = None
+    flow_same_time: Tensor | None = None
+
+
+class _PixelFeatures(nn.Module):
+    """Tokens to ``features`` channels per pixel."""
+
+    def __init__(self, dim: int, patch: int, features: int):
+        super().__init__()
+        self.patch = patch
+        self.project = nn.Linear(dim, features * patch * patch)
+
+    def forward(self, tokens: Tensor, height: int) -> Tensor:
+        """``(B, V, T, N, C)`` to ``(B * V * T, features, H, W)``."""
+        rows = height // self.patch
+        x = self.project(tokens).flatten(0, 2).transpose(1, 2).unflatten(2, (rows, -1))
+        return F.pixel_shuffle(x, self.patch)
+
+
+class DirectHead(nn.Module):
+    """Predicts colours; two 3x3 convolutions remove the seams between patches.
+
+    Args:
+        dim: C of the tokens.
+        patch: pixels per token side.
+        features: channels per pixel.
+    """
+
+    def __init__(self, dim: int, patch: int, features: int):
+        super().__init__()
+        self.pixels = _PixelFeatures(dim, patch, features)
+        self.refine = nn.Sequential(
+            nn.Conv2d(features + 3, 2 * features, 3, padding=1), nn.SiLU(), nn.Conv2d(2 * features, 3, 3, padding=1)
+        )
+
+    def forward(self, tokens: Tensor, frames: Tensor, sources: Sources) -> GridPrediction:
+        noisy = frames.flatten(0, 2)
+        features = self.pixels(tokens, frames.shape[-2])
+        pixels = torch.cat([features, noisy], dim=1)
+        colours = self.refine(pixels.contiguous(memory_format=torch.channels_last))
+        return GridPrediction(colours.unflatten(0, frames.shape[:3]))
+
+
+class WarpHead(nn.Module):
+    """Mixes displaced given frames with predicted colours.
+
+    Each pixel is a convex mix of the nearest given frame of the same view, the nearest given frame of the same
+    timestep (each sampled where a predicted flow points) and a predicted colour; what changed between the given
+    frames is shown to the mix. Starts with zero flow and nearly the mean of the two given frames.
+
+    Args:
+        dim: C of the tokens.
+        patch: pixels per token side.
+        features: channels per pixel.
+    """
+
+    def __init__(self, dim: int, patch: int, features: int):
+        super().__init__()
+        self.pixels = _PixelFeatures(dim, patch, features)
+        self.flow = nn.Conv2d(features, 4, 3, padding=1)
+        self.refine = nn.Sequential(
+            nn.Conv2d(features + 15, 2 * features, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(2 * features, 2 * features, 3, padding=1),
+            nn.SiLU(),
+        )
+        self.mix = nn.Conv2d(2 * features, 6, 3, padding=1)
+        for layer in (self.flow, self.mix):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.mix.bias[2] = -3.0
+
+    def forward(self, tokens: Tensor, frames: Tensor, sources: Sources) -> GridPrediction:
+        grid = frames.shape[:3]
+        features = self.pixels(tokens, frames.shape[-2])
+        flow_view, flow_time = (_FLOW_SCALE * self.flow(features)).chunk(2, dim=1)
+        warped_view = warp(sources.same_view.flatten(0, 2), flow_view)
+        warped_time = warp(sources.same_time.flatten(0, 2), flow_time)
+        changes = [(x - sources.corner).flatten(0, 2) for x in (sources.same_view, sources.same_time)]
+        pixels = torch.cat([features, warped_view, warped_time, frames.flatten(0, 2), *changes], dim=1)
+        # Channels-last convolutions of a few channels run twice as fast on CPUs.
+        hidden = self.refine(pixels.contiguous(memory_format=torch.channels_last))
+        logits, colour = self.mix(hidden).chunk(2, dim=1)
+        absent = torch.stack([~sources.has_same_view.flatten(), ~sources.has_same_time.flatten()], dim=1)
+        penalty = F.pad(absent.to(logits.dtype) * _ABSENT, (0, 1))
+        weights = (logits + penalty[..., None, None]).softmax(dim=1).unsqueeze(2)
+        mixed = (weights * torch.stack([warped_view, warped_time, colour], dim=1)).sum(1)
+        return GridPrediction(mixed.unflatten(0, grid), flow_view.unflatten(0, grid), flow_time.unflatten(0, grid))
+
+
+def warp(frames: Tensor, flow: Tensor) -> Tensor:
+    """Sample frames where the flow points, bilinearly, with the border repeated.
+
+    Args:
+        frames: ``(M, 3, H, W)``.
+        flow: ``(M, 2, H, W)`` displacement (dx, dy) in pixels.
+    """
+    height, width = frames.shape[-2:]
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype)[None, :]
+    grid = torch.stack(
+        [(x + flow[:, 0]) * (2 / width) + (1 / width - 1), (y + flow[:, 1]) * (2 / height) + (1 / height - 1)], dim=-1
+    )
+    return F.grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,0 +1,179 @@
+"""From a fixed-view video and a freeze-time video to a grid of frames."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoint import load_model, save_model
+from .conditioning import cross_mask
+from .sampler import sample
+from .transformer import GridTransformer
+from .video import GridVideo
+
+DEFAULT_STEPS = 4
+_SHARED_FRAME_TOLERANCE = 0.02
+
+
+class GridPipeline:
+    """Generates grids with a :class:`GridTransformer`.
+
+    Args:
+        model: the transformer, on the device it shall run on.
+    """
+
+    def __init__(self, model: GridTransformer):
+        self.model = model.eval()
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path = "bundled", *, device: str | torch.device = "cpu"):
+        """Load ``"bundled"`` or a directory written by :meth:`save_pretrained`.
+
+        Raises:
+            ModelError: unknown name, or missing or damaged files.
+        """
+        return cls(load_model(name_or_path).to(device))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write ``model.safetensors`` and ``config.json`` into the directory ``path``."""
+        save_model(self.model, path)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def __call__(
+        self,
+        fixed_view: Tensor,
+        freeze_time: Tensor,
+        *,
+        steps: int = DEFAULT_STEPS,
+        seed: int = 0,
+        sampler: str = "euler",
+        progress: bool = True,
+    ) -> GridVideo:
+        """Generate the grid whose first view and first timestep are given.
+
+        Args:
+            fixed_view: ``(T, 3, H, W)`` float in [0, 1], the timesteps of view 0.
+            freeze_time: ``(V, 3, H, W)`` float in [0, 1], the views of timestep 0. Its first frame should be the first
+                of ``fixed_view``; where they differ, that of ``fixed_view`` is used and a note says so.
+            steps: sampling steps; 1 is the model's answer from pure noise.
+            seed: of the noise.
+            sampler: ``"euler"`` or ``"heun"``.
+            progress: show a progress bar.
+
+        Returns:
+            the grid; the given frames are returned as they were given.
+
+        Raises:
+            TypeError, ValueError: wrong types, shapes, sizes or values (NaN, outside [0, 1]).
+        """
+        self._check_clip("fixed_view", fixed_view)
+        self._check_clip("freeze_time", freeze_time)
+        frames = torch.zeros(len(freeze_time), len(fixed_view), *fixed_view.shape[1:])
+        frames[:, 0] = freeze_time
+        frames[0, :] = fixed_view
+        notes = []
+        difference = float((fixed_view[0] - freeze_time[0]).abs().mean())
+        if difference > _SHARED_FRAME_TOLERANCE:
+            notes.append(
+                f"the first frames of the two videos differ by {difference:.3f} on average (of 1); "
+                "that of the fixed-view video was used"
+            )
+        given = cross_mask(len(freeze_time), len(fixed_view))
+        video = self.complete(frames, given, steps=steps, seed=seed, sampler=sampler, progress=progress)
+        video.notes = notes + video.notes
+        return video
+
+    def complete(
+        self,
+        frames: Tensor,
+        given: Tensor,
+        *,
+        steps: int = DEFAULT_STEPS,
+        seed: int = 0,
+        sampler: str = "euler",
+        progress: bool = True,
+    ) -> GridVideo:
+        """Generate the frames of a grid that are not given.
+
+        Args:
+            frames: ``(V, T, 3, H, W)`` float in [0, 1]; read where given.
+            given: ``(V, T)`` bool, any subset with at least one frame.
+            steps, seed, sampler, progress: as in :meth:`__call__`.
+        """
+        self._check_grid(frames, given)
+        started = time.perf_counter()
+        notes = self._size_notes(given)
+        device = self.device
+        noise = torch.randn(frames[None].shape, generator=torch.Generator().manual_seed(seed)).to(device)
+        clean = (frames.float().to(device) * 2 - 1)[None]
+        mask = given.to(device)[None]
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            return self.model(x, mask, torch.full((1,), sigma, device=device)).frames.clamp(-1, 1)
+
+        with torch.no_grad(), _progress_bar(steps, progress) as advance:
+            result = sample(denoise, noise, clean, mask, steps=steps, sampler=sampler, on_step=advance)
+        generated = (result[0].float().cpu() / 2 + 0.5).clamp(0, 1)
+        generated = torch.where(given.cpu()[..., None, None, None], frames.float().cpu(), generated)
+        return GridVideo(generated, given.cpu(), notes, {"generate": time.perf_counter() - started})
+
+    def _check_clip(self, name: str, clip: Tensor) -> None:
+        config = self.model.config
+        if not isinstance(clip, Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(clip).__name__}")
+        expected = (3, config.height, config.width)
+        if clip.ndim != 4 or tuple(clip.shape[1:]) != expected or len(clip) < 2:
+            raise ValueError(
+                f"{name}: got shape {tuple(clip.shape)}, expected (frames, {', '.join(map(str, expected))}) "
+                "with at least 2 frames; fourreal_kernels.data.video_fit.fit_clip resizes"
+            )
+        _check_values(name, clip)
+
+    def _check_grid(self, frames: Tensor, given: Tensor) -> None:
+        config = self.model.config
+        for name, x in (("frames", frames), ("given", given)):
+            if not isinstance(x, Tensor):
+                raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+        if frames.ndim != 5 or tuple(frames.shape[2:]) != (3, config.height, config.width):
+            raise ValueError(
+                f"frames: got shape {tuple(frames.shape)}, expected (V, T, 3, {config.height}, {config.width})"
+            )
+        if given.shape != frames.shape[:2] or given.dtype != torch.bool or not given.any():
+            raise ValueError(f"given: expected a bool tensor {tuple(frames.shape[:2])} with at least one True")
+        _check_values("frames", frames[given.to(frames.device)])
+
+    def _size_notes(self, given: Tensor) -> list[str]:
+        config = self.model.config
+        if tuple(given.shape) == (config.views, config.times):
+            return []
+        return [
+            f"the grid has {given.shape[0]} views and {given.shape[1]} timesteps; "
+            f"the model was trained on {config.views} and {config.times}"
+        ]
+
+
+def _check_values(name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: got dtype {x.dtype}, expected floating point in [0, 1]")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name}: holds NaN or infinite values, expected finite values in [0, 1]")
+    if x.min() < 0 or x.max() > 1:
+        raise ValueError(f"{name}: values from {x.min():.3g} to {x.max():.3g}, expected [0, 1]")
+
+
+@contextmanager
+def _progress_bar(steps: int, shown: bool):
+    if not shown:
+        yield lambda: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=steps, desc="generate", unit="step") as bar:
+        yield lambda: bar.update(1)

@@ -1,0 +1,160 @@
+"""The reference model: a pixel-space diffusion transformer over a grid of frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..grid import TIME, VIEW, VIEW_OR_TIME
+from ..nn import GridRope, HardSync, SoftSync, TwoStreamBlock
+from .blocks import GridBlock, PatchEmbedding, SigmaEmbedding
+from .conditioning import Sources, nearest_sources
+from .config import GridConfig
+from .heads import DirectHead, GridPrediction, WarpHead
+
+STREAMS = ("both", "view", "time")
+
+
+class GridTransformer(nn.Module):
+    """Predicts the clean frames of a grid from noisy ones, given any subset of clean frames.
+
+    The base (embeddings, blocks, head) is the same in all modes, so that the same weights run as two streams with
+    hard or soft synchronisation, as one sequential stream, or with fused attention. The output of two streams is their
+    mean after the last synchronisation. These choices, and adaLN modulation by sigma, are ours: the paper does not
+    publish them.
+
+    Args:
+        config: sizes and mode.
+    """
+
+    def __init__(self, config: GridConfig):
+        super().__init__()
+        self.config = config
+        channels = 12 if config.source_input else 3
+        self.embed = PatchEmbedding(channels, config.dim, config.patch)
+        self.given_embedding = nn.Parameter(torch.randn(2, config.dim) * 0.02)
+        self.sigma_embedding = SigmaEmbedding(config.dim)
+        self.context_embedding = nn.Parameter(torch.randn(2, config.dim) * 0.02)
+        self.modulation = nn.Linear(config.dim, 6 * config.dim)
+        self.rope = GridRope(
+            config.dim // config.heads, config.token_height, config.token_width, max_times=config.times
+        )
+        self.blocks = nn.ModuleList(
+            [GridBlock(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)]
+        )
+        self.final_modulation = nn.Linear(config.dim, 2 * config.dim)
+        head = WarpHead if config.head == "warp" else DirectHead
+        self.head = head(config.dim, config.patch, config.head_features)
+        for layer in (self.modulation, self.final_modulation):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self._add_sync()
+
+    def _add_sync(self) -> None:
+        config = self.config
+        if not config.mode.startswith("two_stream"):
+            return
+        kind = SoftSync if config.mode == "two_stream_soft" else HardSync
+        self.sync_cond = nn.Linear(config.dim, config.sync_cond_dim)
+        self.sync = nn.ModuleList(
+            [kind(config.dim, config.sync_cond_dim, per_channel=config.sync_per_channel) for _ in self.blocks]
+        )
+        # A tuple, not a module list: the blocks and syncs keep one name each in the state dict.
+        self._layers = tuple(TwoStreamBlock(*layer) for layer in zip(self.blocks, self.sync, strict=True))
+
+    def sync_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the synchronisation layers: all that the paper's second phase trains."""
+        if not self.config.mode.startswith("two_stream"):
+            return []
+        return [*self.sync_cond.parameters(), *self.sync.parameters()]
+
+    def forward(
+        self,
+        frames: Tensor,
+        given: Tensor,
+        sigma: Tensor,
+        *,
+        streams: str = "both",
+        view_index: Tensor | None = None,
+        time_index: Tensor | None = None,
+    ) -> GridPrediction:
+        """Predict the clean frames.
+
+        Args:
+            frames: ``(B, V, T, 3, H, W)`` in [-1, 1]: clean where given, else (1 - sigma) * clean + sigma * noise.
+            given: ``(B, V, T)`` bool.
+            sigma: ``(B,)`` in [0, 1].
+            streams: ``"both"`` for a grid; ``"view"`` or ``"time"`` runs the base alone on one stream, as a video model
+                of freeze-time or fixed-view videos.
+            view_index, time_index: ``(V,)`` and ``(T,)`` positions of the frames; 0, 1, ... when None.
+
+        Returns:
+            the prediction for every frame, the given ones included.
+        """
+        self._check(frames, given, sigma, streams)
+        device = frames.device
+        views = torch.arange(frames.shape[1], device=device) if view_index is None else view_index
+        times = torch.arange(frames.shape[2], device=device) if time_index is None else time_index
+        sources = nearest_sources(frames, given)
+        tokens = self._embed(frames, given, sources)
+        cond = self.sigma_embedding(sigma.to(tokens.dtype))
+        tokens = self._run(tokens, cond, streams, views, times)
+        shift, scale = self.final_modulation(nn.functional.silu(cond))[:, None, None, None].chunk(2, dim=-1)
+        tokens = nn.functional.layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
+        return self.head(tokens, frames, sources)
+
+    def _check(self, frames: Tensor, given: Tensor, sigma: Tensor, streams: str) -> None:
+        expected = (3, self.config.height, self.config.width)
+        if frames.ndim != 6 or tuple(frames.shape[3:]) != expected:
+            raise ValueError(f"frames: got shape {tuple(frames.shape)}, expected (B, V, T, *{expected})")
+        if given.shape != frames.shape[:3] or given.dtype != torch.bool:
+            raise ValueError(
+                f"given: got shape {tuple(given.shape)} and dtype {given.dtype}, "
+                f"expected {tuple(frames.shape[:3])} and torch.bool"
+            )
+        if sigma.shape != frames.shape[:1]:
+            raise ValueError(f"sigma: got shape {tuple(sigma.shape)}, expected {tuple(frames.shape[:1])}")
+        if streams not in STREAMS:
+            raise ValueError(f"streams: got {streams!r}, expected one of {', '.join(STREAMS)}")
+
+    def _embed(self, frames: Tensor, given: Tensor, sources: Sources) -> Tensor:
+        if self.config.source_input:
+            frames = torch.cat([frames, sources.same_view, sources.same_time, sources.corner], dim=3)
+        return self.embed(frames) + self.given_embedding[given.long()][..., None, :]
+
+    def _run(self, x: Tensor, cond: Tensor, streams: str, views: Tensor, times: Tensor) -> Tensor:
+        arguments = {
+            name: {"modulation": self._modulation(cond, context), "angles": self.rope(axes, views, times)}
+            for name, axes, context in (
+                ("view", VIEW, self.context_embedding[0]),
+                ("time", TIME, self.context_embedding[1]),
+                ("fused", VIEW_OR_TIME, self.context_embedding.mean(0)),
+            )
+        }
+        if streams != "both":
+            axes = VIEW if streams == "view" else TIME
+            return self._run_single(x, [(axes, arguments[streams])])
+        if self.config.mode == "sequential":
+            return self._run_single(x, [(VIEW, arguments["view"]), (TIME, arguments["time"])])
+        if self.config.mode == "fused":
+            return self._run_single(x, [(VIEW_OR_TIME, arguments["fused"])])
+        return self._run_two_stream(x, cond, arguments["view"], arguments["time"])
+
+    def _modulation(self, cond: Tensor, context: Tensor) -> Tensor:
+        return self.modulation(nn.functional.silu(cond + context)).unflatten(-1, (6, -1))
+
+    def _run_single(self, x: Tensor, passes: list[tuple[str, dict]]) -> Tensor:
+        for block in self.blocks:
+            for axes, arguments in passes:
+                x = block(x, axes=axes, **arguments)
+        return x
+
+    def _run_two_stream(self, x: Tensor, cond: Tensor, view_kwargs: dict, time_kwargs: dict) -> Tensor:
+        view = time = x
+        sync_cond = self.sync_cond(nn.functional.silu(cond))
+        for layer in self._layers:
+            view, time = layer(
+                view, time, sync_cond, view_kwargs=view_kwargs, time_kwargs=time_kwargs,
+                inplace=not torch.is_grad_enabled(),
+            )
+        return (view + time) / 2

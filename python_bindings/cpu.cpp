@@ -1,0 +1,91 @@
+#include <algorithm>
+#include <string>
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "arguments.hpp"
+#include "fourreal/instruction_set.hpp"
+
+namespace py = pybind11;
+using namespace py::literals;
+using fourreal::bindings::Address;
+using fourreal::bindings::Integers;
+using fourreal::cpu::InstructionSet;
+
+namespace {
+
+py::list usable_instruction_sets() {
+    py::list names;
+    for (InstructionSet set : fourreal::cpu::usable_instruction_sets())
+        names.append(fourreal::cpu::instruction_set_name(set));
+    return names;
+}
+
+std::string instruction_set() { return fourreal::cpu::instruction_set_name(fourreal::cpu::best_instruction_set()); }
+
+InstructionSet instruction_set_argument(const std::string& name) {
+    if (name == "auto") return fourreal::cpu::best_instruction_set();
+    const auto usable = fourreal::cpu::usable_instruction_sets();
+    InstructionSet set;
+    if (fourreal::cpu::parse_instruction_set(name, &set) && std::find(usable.begin(), usable.end(), set) != usable.end())
+        return set;
+    std::string expected = "'auto'";
+    for (InstructionSet candidate : usable)
+        expected += std::string(", '") + fourreal::cpu::instruction_set_name(candidate) + "'";
+    throw std::invalid_argument("instruction_set: expected one of " + expected + " on this processor, got '" + name + "'");
+}
+
+void sync_exchange_hard_channel(Address view, Address time, Address out_view, Address out_time, const std::string& dtype,
+                                const Integers& sizes, const Integers& view_strides, const Integers& time_strides,
+                                const Integers& out_view_strides, const Integers& out_time_strides, Address weight,
+                                Address bias, Address input_scale, Address gate, const std::string& instruction_set) {
+    const auto args = fourreal::bindings::hard_channel_exchange(view, time, out_view, out_time, dtype, sizes, view_strides,
+                                                                time_strides, out_view_strides, out_time_strides, weight,
+                                                                bias, input_scale, gate);
+    const InstructionSet set = instruction_set_argument(instruction_set);
+    py::gil_scoped_release release;
+    fourreal::cpu::sync_exchange_hard_channel(args, set);
+}
+
+int max_threads() {
+#if defined(_OPENMP)
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+py::dict build_info() {
+    py::dict info("version"_a = FOURREAL_VERSION, "compiler"_a = FOURREAL_CXX_COMPILER,
+                  "archs"_a = py::make_tuple("portable"), "openmp"_a = py::none());
+#if FOURREAL_X86_TARGETS
+    info["archs"] = py::make_tuple("avx512", "avx2", "portable");
+#endif
+#if defined(_OPENMP)
+    info["openmp"] = _OPENMP;
+#endif
+    return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, module) {
+    module.doc() = "CPU kernels of fourreal_kernels. Tensors are passed as addresses, sizes and strides in elements.";
+    module.def("sync_exchange_hard_channel", &sync_exchange_hard_channel, "view_ptr"_a, "time_ptr"_a, "out_view_ptr"_a,
+               "out_time_ptr"_a, "dtype"_a, "sizes"_a, "view_strides"_a, "time_strides"_a, "out_view_strides"_a,
+               "out_time_strides"_a, "weight_ptr"_a, "bias_ptr"_a = 0, "input_scale_ptr"_a = 0, "gate_ptr"_a = 0,
+               "instruction_set"_a = "auto",
+               "y = gate * (W[0] * s_view * view + W[1] * s_time * time + bias) per channel, into both outputs.\n\n"
+               "sizes and strides: 5 integers (batch, view, time, token, channel). dtype: 'float32', 'float64', 'float16' or\n"
+               "'bfloat16'. weight (2, C), bias (C), input_scale (B, 2C), gate (B, C): contiguous, float64 for float64 and\n"
+               "float32 otherwise; address 0 = absent. The outputs may be the inputs. ValueError: bad sizes, strides, dtype.");
+    module.def("instruction_set", &instruction_set, "The instruction set that kernels use here: 'avx512', 'avx2' or 'portable'.");
+    module.def("usable_instruction_sets", &usable_instruction_sets, "Every instruction set that can run here, widest first.");
+    module.def("max_threads", &max_threads, "How many threads a kernel called from this thread may use.");
+    module.def("build_info", &build_info, "How this library was built: version, compiler, archs, openmp (date of its API).");
+}

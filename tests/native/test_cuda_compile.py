@@ -1,0 +1,65 @@
+"""The CUDA sources compile without spills, and the library loads where there is no device."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fourreal_kernels import native
+from fourreal_kernels.version import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+NO_NVCC = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+
+
+@NO_NVCC
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_no_spills_on_sm_90a(source, tmp_path):
+    command = ["nvcc", "-O3", "-std=c++17", f"-I{ROOT / 'csrc/include'}", "-cubin", "-Xptxas", "-v"]
+    command += ["-gencode", "arch=compute_90a,code=sm_90a", str(source), "-o", str(tmp_path / "out.cubin")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr, done.stderr
+    kernels = done.stderr.count("Compiling entry function")
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+    assert kernels > 0 and len(spills) == kernels
+    assert all(counts == ("0", "0") for counts in spills), done.stderr
+
+
+@NO_NVCC
+def test_library_is_built_where_nvcc_is():
+    library = native.cuda_library()
+    assert library is not None, native.why_missing("cuda")
+    info = library.build_info()
+    assert info["version"] == __version__ and info["compiler"].startswith("NVIDIA")
+    assert {"sm_80", "sm_90a"} <= set(info["archs"])
+
+
+@pytest.mark.skipif(native.cuda_library() is None, reason=native.why_missing("cuda"))
+def test_library_without_a_device():
+    """No device is visible: loading works, counting gives 0 with a reason, launching raises CUDA's words."""
+    code = """if True:
+        from fourreal_kernels import native
+        library = native.cuda_library()
+        assert library.device_count() == 0
+        assert library.why_no_device()
+        strides = [4, 4, 4, 4, 1]
+        try:
+            library.sync_exchange_hard_channel(
+                16, 16, 16, 16, "float32", [1, 1, 1, 1, 4], strides, strides, strides, strides, 16)
+        except RuntimeError as error:
+            assert "CUDA error" in str(error), error
+        else:
+            raise SystemExit("the launch did not raise")
+    """
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
