@@ -28,12 +28,16 @@ class Clip:
 
     ``fps`` is None where the source states no frame rate. ``notes`` has one sentence for each change that was
     made or not undone on the way in (rotation, alpha, pixel aspect, dropped frames, ignored files).
+    ``source_frames`` is the number of frames that were read, of which ``frames`` may hold a part, and
+    ``source_fps`` their rate.
     """
 
     frames: np.ndarray
     fps: float | None
     source: str
     notes: list[str] = field(default_factory=list)
+    source_frames: int | None = None
+    source_fps: float | None = None
 
 
 class ClipCollector:
@@ -118,7 +122,8 @@ class ClipCollector:
                 f"one in {self.stride} of {self.seen} frames of {_text(self.size)} was kept, "
                 f"to hold at most {self.max_bytes / 2**20:.0f} MiB in memory (max_bytes)"
             )
-        return Clip(np.stack(self.kept), fps / gap if fps and gap else None, str(self.path), list(self.notes))
+        kept_fps = fps / gap if fps and gap else None
+        return Clip(np.stack(self.kept), kept_fps, str(self.path), list(self.notes), self.seen, fps)
 
 
 def even_indices(total: int, count: int) -> list[int]:

@@ -187,5 +187,13 @@ def check_seeds(seeds: Sequence[int], allow_held_out: bool) -> None:
 
 
 def _open_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with import_optional("safetensors", _PURPOSE).safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    safetensors = import_optional("safetensors", _PURPOSE)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            shard = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"directory: {path} is damaged or not a safetensors file: {error}") from error
+    if "seeds" not in shard or "flow_unit_pixels" not in metadata:
+        raise ValueError(f"directory: {path} is not a shard of rendered grids; expected nothing else there")
+    return shard, metadata

@@ -13,33 +13,40 @@ from .staging import staged_file
 
 WRITABLE = ".mp4, .gif, .webp, or no suffix for a folder of PNG files"
 H264_CRF = "12"
+FULL_COLOR_CRF = "2"
 WEBP_QUALITY = 90
 BT709 = 1
 LIMITED_RANGE = 1
 CENTRED = "chromaloc=1"
 
 
-def write_video(path: str | os.PathLike, frames: Any, fps: float = 8, *, scale: int = 1) -> list[str]:
+def write_video(
+    path: str | os.PathLike, frames: Any, fps: float = 8, *, scale: int = 1, full_color: bool = False
+) -> list[str]:
     """Write ``frames`` to ``path`` and return one sentence for each change the format made necessary.
 
     ``frames`` is float ``(F, 3, H, W)`` in [0, 1] or uint8 ``(F, H, W, 3)``. The suffix of ``path`` selects
     the format: ``.mp4`` (H.264, yuv420p, BT.709), ``.gif``, ``.webp``, or none: a new folder of PNG files.
     ``scale`` repeats each pixel ``scale`` times in both directions; mp4 halves the resolution of colour, so
-    small frames with sharp edges keep their colours only with a ``scale`` of 2 or more. ``fps`` is in frames
-    per second.
+    small frames with sharp edges keep their colours only with a ``scale`` of 2 or more, or with
+    ``full_color`` (mp4 only): yuv444p and almost no loss, for clips that are read again; browsers may refuse
+    it. ``fps`` is in frames per second.
     The file appears under its name only when it is complete.
 
     Raises VideoError for another suffix or a place that cannot be written, ValueError or TypeError for bad
     ``frames``, ``fps`` or ``scale``, ImportError without PyAV or Pillow.
     """
     path = Path(path)
-    writers = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp, "": _write_folder}
+    mp4_writer = _write_full_color_mp4 if full_color else _write_mp4
+    writers = {".mp4": mp4_writer, ".gif": _write_gif, ".webp": _write_webp, "": _write_folder}
     if path.suffix.lower() not in writers:
         raise video_error(path, f"file type {path.suffix!r}", WRITABLE)
     if not isinstance(scale, int) or scale < 1:
         raise ValueError(f"scale: got {scale!r}, expected a positive integer")
     if not 0 < fps <= 1000:
         raise ValueError(f"fps: got {fps!r}, expected frames per second in (0, 1000]")
+    if full_color and path.suffix.lower() != ".mp4":
+        raise ValueError(f"full_color: got True for {path.name}, expected a name that ends in .mp4")
     pixels = to_uint8(frames, "F")
     notes = []
     if scale > 1:
@@ -64,7 +71,13 @@ def _pad_to_even(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return padded, [f"padded {sizes} by repeating the last pixels: mp4 needs even sides"]
 
 
-def _write_mp4(path: Path, pixels: np.ndarray, fps: float) -> list[str]:
+def _write_full_color_mp4(path: Path, pixels: np.ndarray, fps: float) -> list[str]:
+    return _write_mp4(path, pixels, fps, "yuv444p", FULL_COLOR_CRF)
+
+
+def _write_mp4(
+    path: Path, pixels: np.ndarray, fps: float, pixel_format: str = "yuv420p", crf: str = H264_CRF
+) -> list[str]:
     av = import_optional("av", "writing .mp4 files")
     convert = import_optional("av.video.reformatter", "writing .mp4 files")
     kind = convert.Interpolation
@@ -75,16 +88,16 @@ def _write_mp4(path: Path, pixels: np.ndarray, fps: float) -> list[str]:
     pixels, notes = _pad_to_even(pixels)
     rate = Fraction(fps).limit_denominator(1001)
     with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
-        options = {"crf": H264_CRF, "preset": "medium", "x264-params": CENTRED}
+        options = {"crf": crf, "preset": "medium", "x264-params": CENTRED}
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width = pixels.shape[1:3]
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixel_format
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
         for picture in pixels:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = frame.reformat(format="yuv420p", **to_yuv)
+            frame = frame.reformat(format=pixel_format, **to_yuv)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return notes

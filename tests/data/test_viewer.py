@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fourreal_kernels.data import viewer
 from fourreal_kernels.data.video import VideoError
 from fourreal_kernels.data.viewer import write_viewer
 
@@ -44,15 +45,17 @@ def test_page_holds_every_frame_exactly(tmp_path, shape):
     assert np.array_equal(frames_of(data), grid)
 
 
-def test_large_grid_is_stored_lossy_and_small(tmp_path):
-    y, x = np.mgrid[0:288, 0:512]
-    frame = np.stack([x / 2, y / 2, (x + y) / 4], axis=-1)
-    grid = np.stack([np.roll(frame, 7 * index, axis=1) for index in range(30)]).reshape(5, 6, 288, 512, 3)
-    grid = grid.astype(np.uint8)
-    write_viewer(tmp_path / "a.html", grid, title="t")
-    page = (tmp_path / "a.html").read_text()
-    assert len(page) < 2_000_000
-    assert np.abs(frames_of(data_of(page)).astype(int) - grid).mean() < 3
+@pytest.mark.parametrize("limit", ["LOSSLESS_MAX_BYTES", "LOSSLESS_MAX_PIXELS"])
+def test_large_grid_is_stored_lossy(tmp_path, monkeypatch, limit):
+    y, x = np.mgrid[0:70, 0:100]
+    frame = np.stack([2 * x, 3 * y, x + y], axis=-1).astype(np.uint8)
+    grid = np.stack([np.roll(frame, 7 * index, axis=1) for index in range(12)]).reshape(3, 4, 70, 100, 3)
+    write_viewer(tmp_path / "exact.html", grid, title="t")
+    assert np.array_equal(frames_of(data_of((tmp_path / "exact.html").read_text())), grid)
+    monkeypatch.setattr(viewer, limit, 1000)
+    write_viewer(tmp_path / "lossy.html", grid, title="t")
+    error = np.abs(frames_of(data_of((tmp_path / "lossy.html").read_text())).astype(int) - grid)
+    assert 0 < error.mean() < 3
 
 
 def test_page_needs_nothing_from_outside(tmp_path):

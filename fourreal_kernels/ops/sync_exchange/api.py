@@ -8,7 +8,7 @@ from torch import Tensor
 from ... import dispatch
 from .. import checks
 from . import registration  # noqa: F401  (defines the torch operators)
-from .call import ExchangeCall, check_inputs, exchange_call
+from .call import ExchangeCall, check_inputs, exchange_call, requires_grad
 
 
 def sync_exchange(
@@ -101,6 +101,6 @@ def _describe(in_place: bool):
 
 
 _BACKENDS = ("reference", "cpu", "cuda")
-_AUTO = {"cpu": ("reference",), "cuda": ("reference",)}
+_AUTO = {"cpu": ("cpu", "reference"), "cuda": ("reference",)}
 dispatch.register(dispatch.Operator("sync_exchange", __package__, _BACKENDS, _AUTO, _describe(False)))
 dispatch.register(dispatch.Operator("sync_exchange_", __package__, _BACKENDS, _AUTO, _describe(True)))

@@ -33,6 +33,11 @@ def is_per_channel(weight: Tensor, kind: str, channels: int) -> bool:
     return weight.ndim == 3 or (kind == "hard" and tuple(weight.shape) == (2, channels))
 
 
+def requires_grad(*tensors: Tensor | None) -> bool:
+    """True when autograd will ask for the gradient of a call with these arguments."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
 def exchange_call(view: Tensor, weight: Tensor, kind: str, *, in_place: bool, needs_grad: bool) -> ExchangeCall:
     per_channel = is_per_channel(weight, kind, view.shape[-1])
     return ExchangeCall(kind, per_channel, in_place, needs_grad, tuple(view.shape), view.dtype, view.device)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ... import dispatch
 from ..library import define, differentiable
 from ..memory import require_writable
-from .call import exchange_call
+from .call import exchange_call, requires_grad
 
 _INPUTS = (
     "Tensor view, Tensor time, Tensor weight, Tensor? bias, Tensor? input_scale, Tensor? gate, str kind, str backend"
@@ -22,7 +22,8 @@ def _implementation(view, weight, kind: str, backend: str, *, in_place: bool = F
 
 def _forward(view, time, weight, bias, input_scale, gate, kind: str, backend: str) -> tuple[Tensor, Tensor]:
     outputs = torch.empty_like(view), torch.empty_like(time)
-    implementation = _implementation(view, weight, kind, backend)
+    needs_grad = requires_grad(view, time, weight, bias, input_scale, gate)
+    implementation = _implementation(view, weight, kind, backend, needs_grad=needs_grad)
     implementation.forward(view, time, weight, bias, input_scale, gate, kind, *outputs)
     return outputs
 
