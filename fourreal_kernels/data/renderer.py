@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,13 +47,11 @@ def render(
     supersample: int = 2,
     light_samples: int = 4,
     chunk: int = 1,
-    on_frames: Callable[[int], None] = lambda count: None,
 ) -> GridRender:
     """Render every frame of a scene's grid, on the device of the scene's tensors.
 
     `supersample` rays per pixel side are averaged; each casts `light_samples` shadow rays to the disc light
     (0: no shadows). `chunk` frames are rendered together: 1 suits a CPU cache, a whole grid suits a GPU.
-    `on_frames` is called after each chunk with its number of frames.
     Raises ValueError for a size, `supersample` or `chunk` below 1, or a negative `light_samples`.
     """
     for name, value, least in (
@@ -69,17 +66,11 @@ def render(
     rays = min(chunk, scene.views * scene.times) * height * width * supersample**2
     on_cpu = scene.position.device.type == "cpu"
     with one_thread(on_cpu and rays <= _ONE_THREAD_RAYS):
-        return _render(scene, height, width, supersample, light_samples, chunk, on_frames)
+        return _render(scene, height, width, supersample, light_samples, chunk)
 
 
 def _render(
-    scene: Scene,
-    height: int,
-    width: int,
-    supersample: int,
-    light_samples: int,
-    chunk: int,
-    on_frames: Callable[[int], None],
+    scene: Scene, height: int, width: int, supersample: int, light_samples: int, chunk: int
 ) -> GridRender:
     device = scene.position.device
     matrix = intrinsics(height, width, float(scene.field_of_view)).to(device)
@@ -96,7 +87,6 @@ def _render(
         colour = shade(scene, kinds, textures, poses, poses.camera @ colour_rays, lights)
         colour = colour.view(-1, 3, height * supersample, width * supersample)
         frames.append(torch.nn.functional.avg_pool2d(colour, supersample))
-        on_frames(len(indices))
     grid = (scene.views, scene.times)
     return GridRender(
         frames=torch.cat(frames).unflatten(0, grid),

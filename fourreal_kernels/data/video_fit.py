@@ -13,7 +13,7 @@ def fit_clip(clip: Clip, frames: int, size: tuple[int, int]) -> tuple[torch.Tens
     """Resample ``clip`` to ``frames`` frames of ``size`` = (H, W).
 
     Frames are taken at evenly spaced indices, first and last included; the picture is cropped centrally to
-    the target aspect and resized by antialiased bilinear interpolation. Returns float32
+    the target aspect, and shrunk by area average or enlarged bilinearly. Returns float32
     ``(frames, 3, H, W)`` in [0, 1] and one sentence for each step that changed something.
     Raises VideoError when the clip has fewer than ``frames`` frames or a side below 8 pixels, ValueError for
     a ``frames`` or ``size`` that is not made of positive integers.
@@ -58,16 +58,25 @@ def _crop(frames: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, list[s
 
 def _resize(frames: np.ndarray, size: tuple[int, int]) -> tuple[torch.Tensor, list[str]]:
     height, width = frames.shape[1:3]
-    unchanged = (height, width) == tuple(size)
+    vertical, horizontal = _weights(height, size[0]), _weights(width, size[1])
     resized = torch.empty(len(frames), 3, *size)
     for index, frame in enumerate(frames):
-        picture = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float() / 255
-        if not unchanged:
-            picture = torch.nn.functional.interpolate(
-                picture, size=tuple(size), mode="bilinear", antialias=True, align_corners=False
-            )
-        resized[index] = picture[0]
+        picture = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).float() / 255
+        resized[index] = vertical @ picture @ horizontal.T
     resized.clamp_(0, 1)
-    if unchanged:
+    if (height, width) == tuple(size):
         return resized, []
-    return resized, [f"resized {width}x{height} -> {size[1]}x{size[0]} (antialiased bilinear)"]
+    method = "area average" if size[0] * size[1] < height * width else "bilinear"
+    return resized, [f"resized {width}x{height} -> {size[1]}x{size[0]} ({method})"]
+
+
+def _weights(old: int, new: int) -> torch.Tensor:
+    """Weights ``(new, old)`` of the old pixels in each new one: by area when shrinking, else bilinear."""
+    if new > old:
+        identity = torch.eye(old)[None]
+        return torch.nn.functional.interpolate(identity, size=new, mode="linear", align_corners=False)[0].T
+    # An area filter undoes an enlargement by pixel repetition exactly, which wider filters blur.
+    edges = torch.arange(new + 1, dtype=torch.float64) * old / new
+    pixels = torch.arange(old, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    return (overlap.clamp(min=0) * new / old).float()

@@ -54,7 +54,10 @@ def load_model(name_or_path: str | Path) -> GridTransformer:
         raise ModelError(f"model: {str(name_or_path)!r} is neither 'bundled' nor a directory")
     config = _load_config(path / _CONFIG)
     weights = _load_weights(path / _WEIGHTS)
-    model = GridTransformer(config)
+    try:
+        model = GridTransformer(config)
+    except ValueError as error:
+        raise ModelError(f"model: {path / _CONFIG} is not a valid configuration: {error}") from error
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     except RuntimeError as error:
@@ -81,8 +84,12 @@ def _load_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelError(f"model: {path} is missing")
     try:
-        return _safetensors().load_file(path)
+        weights = _safetensors().load_file(path)
     except ImportError:
         raise
     except Exception as error:
         raise ModelError(f"model: {path} is truncated or not a safetensors file: {error}") from error
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor.float()).all():
+            raise ModelError(f"model: {path} is damaged: {name} holds NaN or infinite values")
+    return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -17,7 +18,7 @@ class GridConfig:
     Attributes:
         views, times: V and T of the grids it is trained on.
         height, width: frame size in pixels, multiples of ``patch``.
-        patch: side of the square of pixels that is one token.
+        patch: side of the square of pixels that is one token, even.
         dim, depth, heads, mlp_ratio: width, layers, attention heads and hidden width factor of the blocks.
         sync_cond_dim: width of the sigma embedding that modulates the synchronisation layers.
         sync_per_channel: one synchronisation weight per channel instead of dense matrices.
@@ -50,10 +51,20 @@ class GridConfig:
         for name, allowed in (("mode", MODES), ("head", HEADS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        for name in ("views", "times", "height", "width", "patch", "dim", "depth", "heads", "head_features"):
+        for name in (
+            "views", "times", "height", "width", "patch", "dim", "depth", "heads", "sync_cond_dim", "head_features"
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected a positive integer")
+        for name in ("sync_per_channel", "source_input"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected True or False")
+        ratio = self.mlp_ratio
+        if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 < ratio < math.inf:
+            raise ValueError(f"mlp_ratio: got {ratio!r}, expected a positive number")
+        if self.patch % 2:
+            raise ValueError(f"patch: got {self.patch}, expected an even number of pixels")
         if self.height % self.patch or self.width % self.patch:
             raise ValueError(f"patch: got {self.patch}, expected a divisor of height={self.height}, width={self.width}")
         if self.dim % self.heads or (self.dim // self.heads) % 2:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.geometry import pixel_positions
+from ..data.geometry import warp as sample_at
 from .conditioning import Sources
 
 _ABSENT = -1e4
@@ -123,10 +125,4 @@ def warp(frames: Tensor, flow: Tensor) -> Tensor:
         frames: ``(M, 3, H, W)``.
         flow: ``(M, 2, H, W)`` displacement (dx, dy) in pixels.
     """
-    height, width = frames.shape[-2:]
-    y = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
-    x = torch.arange(width, device=flow.device, dtype=flow.dtype)[None, :]
-    grid = torch.stack(
-        [(x + flow[:, 0]) * (2 / width) + (1 / width - 1), (y + flow[:, 1]) * (2 / height) + (1 / height - 1)], dim=-1
-    )
-    return F.grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return sample_at(frames, pixel_positions(*frames.shape[-2:], frames.device) + flow)

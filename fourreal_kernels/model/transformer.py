@@ -21,7 +21,8 @@ class GridTransformer(nn.Module):
     The base (embeddings, blocks, head) is the same in all modes, so that the same weights run as two streams with
     hard or soft synchronisation, as one sequential stream, or with fused attention. The output of two streams is their
     mean after the last synchronisation. These choices, and adaLN modulation by sigma, are ours: the paper does not
-    publish them.
+    publish them. Tokens carry a learned position in the frame besides the rotary embedding, so that attention can hand
+    on where a match was found.
 
     Args:
         config: sizes and mode.
@@ -32,6 +33,8 @@ class GridTransformer(nn.Module):
         self.config = config
         channels = 12 if config.source_input else 3
         self.embed = PatchEmbedding(channels, config.dim, config.patch)
+        tokens = config.token_height * config.token_width
+        self.position_embedding = nn.Parameter(torch.randn(tokens, config.dim) * 0.02)
         self.given_embedding = nn.Parameter(torch.randn(2, config.dim) * 0.02)
         self.sigma_embedding = SigmaEmbedding(config.dim)
         self.context_embedding = nn.Parameter(torch.randn(2, config.dim) * 0.02)
@@ -120,7 +123,7 @@ class GridTransformer(nn.Module):
     def _embed(self, frames: Tensor, given: Tensor, sources: Sources) -> Tensor:
         if self.config.source_input:
             frames = torch.cat([frames, sources.same_view, sources.same_time, sources.corner], dim=3)
-        return self.embed(frames) + self.given_embedding[given.long()][..., None, :]
+        return self.embed(frames) + self.given_embedding[given.long()][..., None, :] + self.position_embedding
 
     def _run(self, x: Tensor, cond: Tensor, streams: str, views: Tensor, times: Tensor) -> Tensor:
         arguments = {

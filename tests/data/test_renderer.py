@@ -96,6 +96,19 @@ def test_a_ball_shadows_the_ground_below_the_light():
     torch.testing.assert_close(shadowed[:, 60, 5], lit[:, 60, 5])
 
 
+def test_a_turned_ball_keeps_its_shading():
+    """Turning a sphere moves its texture but neither its light nor its dark side."""
+    still = _single_object_scene(ELLIPSOID, [0.8] * 3)
+    still = replace(still, colour_rgb=torch.full((1, 2, 3), 0.6), light=torch.tensor([2.0, 5.0, 4.0]))
+    quarter_turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    turned = replace(still, rotation=quarter_turn[None, None])
+    first, second = render(still, 32, 32, light_samples=0), render(turned, 32, 32, light_samples=0)
+    ball = first.instance[0, 0] == 0
+    lit = first.frames[0, 0].mean(0)[ball]
+    assert lit.max() - lit.min() > 0.25
+    assert (first.frames - second.frames)[0, 0][:, ball].abs().max() < 0.13
+
+
 @pytest.mark.parametrize("kind", [ELLIPSOID, BOX, CYLINDER])
 def test_entry_points_lie_on_the_surface_facing_the_ray(kind):
     generator = torch.Generator().manual_seed(0)

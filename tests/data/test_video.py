@@ -77,9 +77,7 @@ def test_mp4_colours_survive_the_conversion_to_yuv(tmp_path):
     assert np.abs(decoded - frames.astype(int)).max() <= 4
 
 
-@pytest.mark.parametrize(
-    "name, least", [("clip.gif", 25), ("clip.webp", 28), ("clip.WEBP", 28), ("clip", 100)]
-)
+@pytest.mark.parametrize("name, least", [("clip.gif", 25), ("clip.webp", 28), ("clip.WEBP", 28), ("clip", 100)])
 def test_pillow_formats_round_trip(tmp_path, name, least):
     frames = moving_disc(5, 37, 51)
     write_video(tmp_path / name, frames, fps=10)
@@ -237,9 +235,7 @@ def test_long_clip_is_thinned_evenly_and_says_so(tmp_path):
     write_video(tmp_path / "clip", np.broadcast_to(levels[:, None, None, None], (150, 8, 8, 3)))
     clip = read_video(tmp_path / "clip", max_bytes=100 * 8 * 8 * 3)
     assert clip.frames[:, 0, 0, 0].tolist() == list(range(0, 150, 2))
-    assert clip.notes == [
-        "one in 2 of 150 frames of 8x8 was kept, to hold at most 0 MiB in memory (max_bytes)"
-    ]
+    assert clip.notes == ["one in 2 of 150 frames of 8x8 was kept, to hold at most 0 MiB in memory (max_bytes)"]
 
 
 @pytest.fixture(scope="module", params=["clip.mp4", "clip.gif", "clip.webp", "clip"])
@@ -447,7 +443,7 @@ def test_fit_states_every_step():
     assert notes == [
         "45 frames -> 8, every 6.3rd: indices 0, 6, 13, 19, 25, 31, 38, 44",
         "centre crop 64x27 -> 27x27 (width x height)",
-        "resized 27x27 -> 16x16 (antialiased bilinear)",
+        "resized 27x27 -> 16x16 (area average)",
     ]
     assert fitted.shape == (8, 3, 16, 16) and fitted.dtype == torch.float32
     assert 0 <= fitted.min() and fitted.max() <= 1
@@ -474,7 +470,35 @@ def test_fit_averages_fine_detail_away():
     stripes = np.zeros((1, 64, 64, 3), np.uint8)
     stripes[:, :, ::2] = 255
     fitted, _ = fit_clip(clip_of(stripes), 1, (8, 8))
-    assert torch.allclose(fitted, torch.full_like(fitted, 0.5), atol=0.02)
+    assert torch.allclose(fitted, torch.full_like(fitted, 0.5))
+
+
+@pytest.mark.parametrize("old, new", [((24, 36), (8, 12)), ((25, 37), (8, 12)), ((9, 9), (8, 8))])
+def test_fit_shrinks_by_exact_area(old, new):
+    frame = np.random.default_rng(0).integers(0, 256, (1, *old, 3), dtype=np.uint8)
+    fitted, notes = fit_clip(clip_of(frame), 1, new)
+    picture = frame[0] / 255
+    assert len(notes) == 1
+    # Repeated new[axis] times, every new pixel covers a whole number of old pieces.
+    fine = picture.repeat(new[0], axis=0).repeat(new[1], axis=1)
+    pieces = fine.reshape(new[0], picture.shape[0], new[1], picture.shape[1], 3)
+    assert np.allclose(fitted[0].permute(1, 2, 0).numpy(), pieces.mean(axis=(1, 3)), atol=1e-6)
+
+
+def test_fit_undoes_pixel_repetition():
+    frames = moving_disc(2, 16, 16)
+    repeated = frames.repeat(4, axis=1).repeat(4, axis=2)
+    fitted, _ = fit_clip(clip_of(repeated), 2, (16, 16))
+    assert np.array_equal((fitted * 255).round().permute(0, 2, 3, 1).numpy(), frames)
+
+
+def test_fit_enlarges_bilinearly():
+    frames = moving_disc(1, 12, 12)
+    fitted, notes = fit_clip(clip_of(frames), 1, (40, 40))
+    assert notes == ["resized 12x12 -> 40x40 (bilinear)"]
+    picture = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+    expected = torch.nn.functional.interpolate(picture, size=(40, 40), mode="bilinear", align_corners=False)
+    assert torch.allclose(fitted, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("total, count", [(8, 8), (9, 8), (100, 7), (16, 2), (5, 1)])
@@ -544,9 +568,7 @@ def test_existing_file_is_replaced_and_existing_folder_is_kept(tmp_path):
 def test_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "clip.webp"
     path.write_text("old")
-    monkeypatch.setattr(
-        Image.Image, "save", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full"))
-    )
+    monkeypatch.setattr(Image.Image, "save", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("disk full")))
     assert "disk full" in message_of(lambda: write_video(path, moving_disc(2)))
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.webp"]
@@ -583,7 +605,7 @@ def test_real_clip(find, package, width, height):
     fitted, notes = fit_clip(clip, 8, (64, 64))
     assert notes == [
         f"centre crop {width}x{height} -> {height}x{height} (width x height)",
-        f"resized {height}x{height} -> 64x64 (antialiased bilinear)",
+        f"resized {height}x{height} -> 64x64 (area average)",
     ]
     assert 0.02 < fitted.std() < 0.5
     assert (fitted[0] - fitted[-1]).abs().mean() > 0.005

@@ -47,8 +47,9 @@ def test_page_holds_every_frame_exactly(tmp_path, shape):
 
 @pytest.mark.parametrize("limit", ["LOSSLESS_MAX_BYTES", "LOSSLESS_MAX_PIXELS"])
 def test_large_grid_is_stored_lossy(tmp_path, monkeypatch, limit):
-    y, x = np.mgrid[0:70, 0:100]
-    frame = np.stack([2 * x, 3 * y, x + y], axis=-1).astype(np.uint8)
+    y, x = np.mgrid[0:70, 0:100] / 15
+    frame = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=-1)
+    frame = (127 + 100 * frame).astype(np.uint8)
     grid = np.stack([np.roll(frame, 7 * index, axis=1) for index in range(12)]).reshape(3, 4, 70, 100, 3)
     write_viewer(tmp_path / "exact.html", grid, title="t")
     assert np.array_equal(frames_of(data_of((tmp_path / "exact.html").read_text())), grid)

@@ -124,9 +124,7 @@ class Browser:
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def cell(self) -> tuple[int, int]:
-        return tuple(
-            self.evaluate("[Number(document.body.dataset.view), Number(document.body.dataset.time)]")
-        )
+        return tuple(self.evaluate("[Number(document.body.dataset.view), Number(document.body.dataset.time)]"))
 
     def box(self, element_id: str) -> tuple[float, float, float, float]:
         rectangle = f"document.getElementById('{element_id}').getBoundingClientRect()"
@@ -237,9 +235,7 @@ def test_click_on_a_small_frame_jumps_there(page):
     page.drag([point])
     assert page.cell() == (3, 2)
     cursor = page.box("cursor")
-    assert cursor == pytest.approx(
-        (left + 3 * width / 5, top + 2 * height / 4, width / 5, height / 4), abs=0.5
-    )
+    assert cursor == pytest.approx((left + 3 * width / 5, top + 2 * height / 4, width / 5, height / 4), abs=0.5)
 
 
 def visited_while_playing(page, key: str, until: str) -> list[list[int]]:
