@@ -1,14 +1,9 @@
-"""Set-up shared by every test: helper modules on the import path and deterministic random numbers."""
+"""Set-up shared by every test."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fourreal_kernels
@@ -36,11 +36,14 @@ def rendering(data: Path, seeds: Sequence[int], log: Path, **options) -> Iterato
     with open(log, "ab") as output:
         # A session of its own, so that an interrupt from the keyboard reaches the training only.
         process = subprocess.Popen(
-            [sys.executable, "-m", "fourreal_kernels.cli.render_data", json.dumps(settings)],
+            [sys.executable, "-m", "fourreal_kernels.cli.render_data"],
             stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
             env=os.environ | {"PYTHONPATH": search},
         )
     try:
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(settings).encode() + b"\n")
+            process.stdin.flush()
         yield process
     finally:
         process.stdin.close()

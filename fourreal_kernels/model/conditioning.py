@@ -26,7 +26,7 @@ class Sources:
 
     ``same_view`` is the nearest given timestep of the same view, ``same_time`` the nearest given view of the same
     timestep, ``corner`` the frame at that other view and that other timestep when it is given too. The presence of
-    each is a bool ``(B, V, T)``.
+    each is a bool ``(B, V, T)``; ``time_index`` and ``view_index`` ``(B, V, T)`` say which timestep and view they are.
     """
 
     same_view: Tensor
@@ -35,6 +35,8 @@ class Sources:
     has_same_view: Tensor
     has_same_time: Tensor
     has_corner: Tensor
+    time_index: Tensor
+    view_index: Tensor
 
 
 def nearest_sources(frames: Tensor, given: Tensor) -> Sources:
@@ -63,6 +65,8 @@ def nearest_sources(frames: Tensor, given: Tensor) -> Sources:
         has_same_view=has_same_view,
         has_same_time=has_same_time,
         has_corner=has_corner,
+        time_index=time_index,
+        view_index=view_index,
     )
 
 

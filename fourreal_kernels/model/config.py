@@ -26,6 +26,9 @@ class GridConfig:
             view attention then time attention) or ``"fused"`` (4Real-Video-V2: one stream, view-or-time attention).
         source_input: give each token the same patch of the nearest given frames. Carries information around the
             synchronisation layers, so comparisons of the modes switch it off.
+        matching: displace those frames by flows matched between given frames (no learned weights) before they are used,
+            see :mod:`fourreal_kernels.model.matching`; without it they are used where they are. Frame sides must be
+            multiples of 4.
         head: ``"warp"`` mixes the nearest given frames, displaced by predicted flows, with predicted colours;
             ``"direct"`` predicts colours only.
         head_features: channels per pixel inside the head.
@@ -44,6 +47,7 @@ class GridConfig:
     sync_per_channel: bool = False
     mode: str = "two_stream_soft"
     source_input: bool = True
+    matching: bool = True
     head: str = "warp"
     head_features: int = 16
 
@@ -57,12 +61,14 @@ class GridConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected a positive integer")
-        for name in ("sync_per_channel", "source_input"):
+        for name in ("sync_per_channel", "source_input", "matching"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected True or False")
         ratio = self.mlp_ratio
         if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 < ratio < math.inf:
             raise ValueError(f"mlp_ratio: got {ratio!r}, expected a positive number")
+        if self.matching and (self.height % 4 or self.width % 4):
+            raise ValueError(f"matching: needs sides that are multiples of 4, got {self.height} x {self.width}")
         if self.patch % 2:
             raise ValueError(f"patch: got {self.patch}, expected an even number of pixels")
         if self.height % self.patch or self.width % self.patch:

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.geometry import pixel_positions
-from ..data.geometry import warp as sample_at
+from .alignment import Alignment
 from .conditioning import Sources
+from .matching import displace
 
 _ABSENT = -1e4
-_FLOW_SCALE = 8.0
+_FLOW_SCALE = 4.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class DirectHead(nn.Module):
             nn.Conv2d(features + 3, 2 * features, 3, padding=1), nn.SiLU(), nn.Conv2d(2 * features, 3, 3, padding=1)
         )
 
-    def forward(self, tokens: Tensor, frames: Tensor, sources: Sources) -> GridPrediction:
+    def forward(self, tokens: Tensor, frames: Tensor, sources: Sources, alignment: Alignment) -> GridPrediction:
         noisy = frames.flatten(0, 2)
         features = self.pixels(tokens, frames.shape[-2])
         pixels = torch.cat([features, noisy], dim=1)
@@ -74,8 +74,8 @@ class WarpHead(nn.Module):
     """Mixes displaced given frames with predicted colours.
 
     Each pixel is a convex mix of the nearest given frame of the same view, the nearest given frame of the same
-    timestep (each sampled where a predicted flow points) and a predicted colour; what changed between the given
-    frames is shown to the mix. Starts with zero flow and nearly the mean of the two given frames.
+    timestep (each sampled where the aligning flow plus a predicted one points) and a predicted colour. Starts with the
+    aligning flow and nearly the mean of the two given frames.
 
     Args:
         dim: C of the tokens.
@@ -88,7 +88,7 @@ class WarpHead(nn.Module):
         self.pixels = _PixelFeatures(dim, patch, features)
         self.flow = nn.Conv2d(features, 4, 3, padding=1)
         self.refine = nn.Sequential(
-            nn.Conv2d(features + 15, 2 * features, 3, padding=1),
+            nn.Conv2d(features + 13, 2 * features, 3, padding=1),
             nn.SiLU(),
             nn.Conv2d(2 * features, 2 * features, 3, padding=1),
             nn.SiLU(),
@@ -100,14 +100,16 @@ class WarpHead(nn.Module):
         with torch.no_grad():
             self.mix.bias[2] = -3.0
 
-    def forward(self, tokens: Tensor, frames: Tensor, sources: Sources) -> GridPrediction:
+    def forward(self, tokens: Tensor, frames: Tensor, sources: Sources, alignment: Alignment) -> GridPrediction:
         grid = frames.shape[:3]
         features = self.pixels(tokens, frames.shape[-2])
         flow_view, flow_time = (_FLOW_SCALE * self.flow(features)).chunk(2, dim=1)
-        warped_view = warp(sources.same_view.flatten(0, 2), flow_view)
-        warped_time = warp(sources.same_time.flatten(0, 2), flow_time)
-        changes = [(x - sources.corner).flatten(0, 2) for x in (sources.same_view, sources.same_time)]
-        pixels = torch.cat([features, warped_view, warped_time, frames.flatten(0, 2), *changes], dim=1)
+        flow_view = flow_view + alignment.flow_same_view.flatten(0, 2)
+        flow_time = flow_time + alignment.flow_same_time.flatten(0, 2)
+        warped_view = displace(sources.same_view.flatten(0, 2), flow_view)
+        warped_time = displace(sources.same_time.flatten(0, 2), flow_time)
+        shown = (warped_view, warped_time, *(x.flatten(0, 2) for x in (frames, sources.same_view, alignment.confidence)))
+        pixels = torch.cat([features, *shown], dim=1)
         # Channels-last convolutions of a few channels run twice as fast on CPUs.
         hidden = self.refine(pixels.contiguous(memory_format=torch.channels_last))
         logits, colour = self.mix(hidden).chunk(2, dim=1)
@@ -117,12 +119,3 @@ class WarpHead(nn.Module):
         mixed = (weights * torch.stack([warped_view, warped_time, colour], dim=1)).sum(1)
         return GridPrediction(mixed.unflatten(0, grid), flow_view.unflatten(0, grid), flow_time.unflatten(0, grid))
 
-
-def warp(frames: Tensor, flow: Tensor) -> Tensor:
-    """Sample frames where the flow points, bilinearly, with the border repeated.
-
-    Args:
-        frames: ``(M, 3, H, W)``.
-        flow: ``(M, 2, H, W)`` displacement (dx, dy) in pixels.
-    """
-    return sample_at(frames, pixel_positions(*frames.shape[-2:], frames.device) + flow)

@@ -115,8 +115,11 @@ class GridPipeline:
         clean = (frames.float().to(device) * 2 - 1)[None]
         mask = given.to(device)[None]
 
+        prepared = self.model.prepare(clean, mask)
+
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            return self.model(x, mask, torch.full((1,), sigma, device=device)).frames.clamp(-1, 1)
+            sigmas = torch.full((1,), sigma, device=device)
+            return self.model(x, mask, sigmas, prepared=prepared).frames.clamp(-1, 1)
 
         with torch.no_grad(), _progress_bar(steps, progress) as advance:
             result = sample(denoise, noise, clean, mask, steps=steps, sampler=sampler, on_step=advance)

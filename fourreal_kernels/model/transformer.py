@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 from ..grid import TIME, VIEW, VIEW_OR_TIME
 from ..nn import GridRope, HardSync, SoftSync, TwoStreamBlock
+from .alignment import Alignment, align, unaligned
 from .blocks import GridBlock, PatchEmbedding, SigmaEmbedding
 from .conditioning import Sources, nearest_sources
 from .config import GridConfig
 from .heads import DirectHead, GridPrediction, WarpHead
 
 STREAMS = ("both", "view", "time")
+
+Prepared = tuple[Sources, Alignment]
 
 
 class GridTransformer(nn.Module):
@@ -31,7 +34,7 @@ class GridTransformer(nn.Module):
     def __init__(self, config: GridConfig):
         super().__init__()
         self.config = config
-        channels = 12 if config.source_input else 3
+        channels = 13 if config.source_input else 3
         self.embed = PatchEmbedding(channels, config.dim, config.patch)
         tokens = config.token_height * config.token_width
         self.position_embedding = nn.Parameter(torch.randn(tokens, config.dim) * 0.02)
@@ -80,6 +83,7 @@ class GridTransformer(nn.Module):
         streams: str = "both",
         view_index: Tensor | None = None,
         time_index: Tensor | None = None,
+        prepared: Prepared | None = None,
     ) -> GridPrediction:
         """Predict the clean frames.
 
@@ -90,6 +94,7 @@ class GridTransformer(nn.Module):
             streams: ``"both"`` for a grid; ``"view"`` or ``"time"`` runs the base alone on one stream, as a video model
                 of freeze-time or fixed-view videos.
             view_index, time_index: ``(V,)`` and ``(T,)`` positions of the frames; 0, 1, ... when None.
+            prepared: what :meth:`prepare` returned for these given frames; computed when None.
 
         Returns:
             the prediction for every frame, the given ones included.
@@ -98,13 +103,23 @@ class GridTransformer(nn.Module):
         device = frames.device
         views = torch.arange(frames.shape[1], device=device) if view_index is None else view_index
         times = torch.arange(frames.shape[2], device=device) if time_index is None else time_index
-        sources = nearest_sources(frames, given)
-        tokens = self._embed(frames, given, sources)
+        sources, alignment = self.prepare(frames, given) if prepared is None else prepared
+        tokens = self._embed(frames, given, sources, alignment)
         cond = self.sigma_embedding(sigma.to(tokens.dtype))
         tokens = self._run(tokens, cond, streams, views, times)
         shift, scale = self.final_modulation(nn.functional.silu(cond))[:, None, None, None].chunk(2, dim=-1)
         tokens = nn.functional.layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
-        return self.head(tokens, frames, sources)
+        return self.head(tokens, frames, sources, alignment)
+
+    @torch.no_grad()
+    def prepare(self, frames: Tensor, given: Tensor) -> Prepared:
+        """What the model takes from the given frames alone, the same for every sigma.
+
+        Args:
+            frames, given: as for :meth:`forward`.
+        """
+        sources = nearest_sources(frames, given)
+        return sources, align(frames, given, sources) if self.config.matching else unaligned(sources)
 
     def _check(self, frames: Tensor, given: Tensor, sigma: Tensor, streams: str) -> None:
         expected = (3, self.config.height, self.config.width)
@@ -120,9 +135,10 @@ class GridTransformer(nn.Module):
         if streams not in STREAMS:
             raise ValueError(f"streams: got {streams!r}, expected one of {', '.join(STREAMS)}")
 
-    def _embed(self, frames: Tensor, given: Tensor, sources: Sources) -> Tensor:
+    def _embed(self, frames: Tensor, given: Tensor, sources: Sources, alignment: Alignment) -> Tensor:
         if self.config.source_input:
-            frames = torch.cat([frames, sources.same_view, sources.same_time, sources.corner], dim=3)
+            shown = (alignment.same_view, alignment.same_time, sources.same_view, alignment.confidence)
+            frames = torch.cat([frames, *shown], dim=3)
         return self.embed(frames) + self.given_embedding[given.long()][..., None, :] + self.position_embedding
 
     def _run(self, x: Tensor, cond: Tensor, streams: str, views: Tensor, times: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 GROUPS = ("v", "t", "n", "vt", "vn", "tn", "vtn")
-UNIONS = ("v|t", "v|n", "t|n", "v|tn", "t|vn", "n|vt", "vt|vn", "vt|tn", "vn|tn")
+UNIONS = ("v|t", "v|n", "t|n", "v|tn", "vn|t", "vt|n", "vt|vn", "vt|tn", "vn|tn")
 AXES = GROUPS + UNIONS
 TOKENS = (1, 7, 63, 65, 100, 240, 390)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from plain_grid_attention import plain_grid_attention
-from tiny_models import perturb
 
 from fourreal_kernels.nn import GridAttention, GridRope
+from plain_grid_attention import plain_grid_attention
+from tiny_models import perturb
 
 AXES = ("vn", "tn", "vn|tn", "v", "n")
 DIM, HEADS, HEIGHT, WIDTH = 24, 3, 2, 3
@@ -30,9 +30,8 @@ def _angles(rope, axes):
     if rope == "explicit":
         angles = _explicit_angles(3, 4)
         return None, angles, angles
-    module = GridRope(DIM // HEADS, HEIGHT, WIDTH, max_times=4)
-    cos, sin = module(axes, torch.arange(3), torch.arange(4))
-    return module, None, (cos.double(), sin.double())
+    module = GridRope(DIM // HEADS, HEIGHT, WIDTH, max_times=4).double()
+    return module, None, module(axes, torch.arange(3), torch.arange(4))
 
 
 @pytest.mark.parametrize("rope", ["none", "GridRope", "explicit"])
@@ -48,8 +47,7 @@ def test_equals_plain_attention_of_each_line(axes, qk_norm, rope):
         in_place_path = module(x, angles=call_angles)
     with_grad = module(x, angles=call_angles)
     assert with_grad.requires_grad
-    tolerance = dict(atol=1e-6, rtol=1e-6) if rope == "GridRope" else dict(atol=1e-12, rtol=1e-12)
-    torch.testing.assert_close(in_place_path, expected, **tolerance)
+    torch.testing.assert_close(in_place_path, expected, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(with_grad.detach(), in_place_path, atol=1e-13, rtol=1e-13)
     assert torch.equal(x, kept)
 

@@ -1,15 +1,15 @@
-"""Forward of ``axis_attention``: the reference against a dense mask in fp64, each other backend against the reference."""
+"""Forward of ``axis_attention``: the reference against a dense mask in fp64, other backends against the reference."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+
 from attention_cases import AXES, TOKENS, accumulation_dtype, dense_attention, dense_in_fp64, random_qkv
+from fourreal_kernels import axis_attention
 from op_backends import backends, can_run
 from op_layouts import LAYOUTS, STRIDED
 from op_numerics import DTYPES, assert_close_as_pytorch, bitwise_equal, dtype_name, poisoned
-
-from fourreal_kernels import axis_attention
 
 BACKENDS = backends("axis_attention")
 GRIDS = {

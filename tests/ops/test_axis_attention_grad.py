@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from attention_cases import AXES, dense_attention, random_qkv
+from fourreal_kernels import axis_attention
 from op_backends import backends, can_run
 from op_layouts import LAYOUTS, STRIDED
 from op_numerics import LOW_PRECISION, assert_close_as_pytorch, bitwise_equal, dtype_name
-
-from fourreal_kernels import axis_attention
 
 BACKENDS = backends("axis_attention")
 LSE_MAGNITUDE = 8.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import dense_attention, dense_in_fp64, random_qkv
-from op_numerics import DTYPES, assert_close_as_pytorch, bitwise_equal, dtype_name
 
+from attention_cases import dense_attention, dense_in_fp64, random_qkv
 from fourreal_kernels import axis_attention, merge_attention
+from op_numerics import DTYPES, assert_close_as_pytorch, bitwise_equal, dtype_name
 
 NEG_INF = float("-inf")
 

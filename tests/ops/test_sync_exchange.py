@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from exchange_formula import FORMS, KINDS, as_dense, cast, exchange_arguments, option_name, option_sets, plain_exchange
+from fourreal_kernels import sync_exchange
 from op_backends import backends, can_run
 from op_layouts import LAYOUTS, STRIDED
 from op_numerics import DTYPES, LOW_PRECISION, assert_close_as_pytorch, bitwise_equal, dtype_name
-
-from fourreal_kernels import sync_exchange
 
 BACKENDS = backends("sync_exchange")
 SHAPES = [(3, 2, 3, 5, 12), (1, 1, 1, 1, 1), (3, 1, 4, 7, 17), (2, 4, 1, 65, 8), (4, 6), (2, 5, 3), (2, 2, 2, 3, 2, 5)]
@@ -106,8 +106,8 @@ def test_streams_are_concatenated_view_first(backend, kind, form):
     (view, time, weight, _), _ = exchange_arguments((1, 2, 2, 3, 4), kind, form, ())
     split = (torch.zeros_like(weight), torch.zeros_like(weight))
     for stream, part in enumerate(split):
-        index = slice(4 * stream, 4 * stream + 4) if form == "dense" else (..., stream, slice(None))
-        part[(..., index) if form == "dense" else index] = weight[(..., index) if form == "dense" else index]
+        index = (..., slice(4 * stream, 4 * stream + 4)) if form == "dense" else (..., stream, slice(None))
+        part[index] = weight[index]
     for stream, part in enumerate(split):
         if not can_run("sync_exchange", backend, view, time, part, kind=kind):
             continue

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from attention_cases import dense_attention, dense_in_fp64, random_qkv
+from fourreal_kernels import axis_attention, two_stream_attention
 from op_backends import backends, can_run
 from op_layouts import LAYOUTS
 from op_numerics import DTYPES, assert_close_as_pytorch, bitwise_equal, dtype_name
-
-from fourreal_kernels import axis_attention, two_stream_attention
 
 BACKENDS = backends("two_stream_attention")
 GRIDS = [(2, 3, 4, 7, 2, 16), (3, 1, 4, 5, 1, 8), (3, 4, 1, 5, 1, 8), (1, 3, 2, 1, 2, 40), (1, 1, 1, 1, 1, 64)]

@@ -49,8 +49,10 @@ def sync_exchange(
         NotImplementedError: the named backend cannot run this call.
     """
     check_inputs(view, time, weight, bias, kind, input_scale, gate)
+    # autograd hides the grad mode from the operator, so it is told whether a backward will follow
+    needs_grad = requires_grad(view, time, weight, bias, input_scale, gate)
     return torch.ops.fourreal_kernels.sync_exchange(
-        view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend)
+        view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend), needs_grad
     )
 
 
@@ -94,8 +96,7 @@ def _describe(in_place: bool):
         tensors = (view, time, weight, bias, input_scale, gate)
         if in_place:
             _check_no_grad(*tensors)
-        needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-        return exchange_call(view, weight, kind, in_place=in_place, needs_grad=needs_grad)
+        return exchange_call(view, weight, kind, in_place=in_place, needs_grad=requires_grad(*tensors))
 
     return describe
 

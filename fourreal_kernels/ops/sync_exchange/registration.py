@@ -8,7 +8,7 @@ from torch import Tensor
 from ... import dispatch
 from ..library import define, differentiable
 from ..memory import require_writable
-from .call import exchange_call, requires_grad
+from .call import exchange_call
 
 _INPUTS = (
     "Tensor view, Tensor time, Tensor weight, Tensor? bias, Tensor? input_scale, Tensor? gate, str kind, str backend"
@@ -20,15 +20,16 @@ def _implementation(view, weight, kind: str, backend: str, *, in_place: bool = F
     return dispatch.load("sync_exchange", dispatch.select("sync_exchange", call, backend))
 
 
-def _forward(view, time, weight, bias, input_scale, gate, kind: str, backend: str) -> tuple[Tensor, Tensor]:
+def _forward(
+    view, time, weight, bias, input_scale, gate, kind: str, backend: str, needs_grad: bool
+) -> tuple[Tensor, Tensor]:
     outputs = torch.empty_like(view), torch.empty_like(time)
-    needs_grad = requires_grad(view, time, weight, bias, input_scale, gate)
     implementation = _implementation(view, weight, kind, backend, needs_grad=needs_grad)
     implementation.forward(view, time, weight, bias, input_scale, gate, kind, *outputs)
     return outputs
 
 
-def _forward_fake(view, time, weight, bias, input_scale, gate, kind: str, backend: str):
+def _forward_fake(view, time, weight, bias, input_scale, gate, kind: str, backend: str, needs_grad: bool):
     return torch.empty_like(view), torch.empty_like(time)
 
 
@@ -65,7 +66,7 @@ def _backward_fake(grad_view, grad_time, view, time, weight, bias, input_scale, 
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    *tensors, ctx.kind, ctx.backend = inputs
+    *tensors, ctx.kind, ctx.backend, _ = inputs
     ctx.save_for_backward(*tensors)
 
 
@@ -74,10 +75,10 @@ def _autograd(ctx, grad_view, grad_time):
     grads = torch.ops.fourreal_kernels.sync_exchange_backward(
         grad_view, grad_time, *tensors, ctx.kind, ctx.backend
     )
-    return *(None if x is None else grad for x, grad in zip(tensors, grads, strict=True)), None, None
+    return *(None if x is None else grad for x, grad in zip(tensors, grads, strict=True)), None, None, None
 
 
-define(f"sync_exchange({_INPUTS}) -> (Tensor, Tensor)", _forward, _forward_fake)
+define(f"sync_exchange({_INPUTS}, bool needs_grad) -> (Tensor, Tensor)", _forward, _forward_fake)
 define(
     "sync_exchange_(Tensor(a!) view, Tensor(b!) time, Tensor weight, Tensor? bias, Tensor? input_scale,"
     " Tensor? gate, str kind, str backend) -> ()",
