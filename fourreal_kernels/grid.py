@@ -47,7 +47,7 @@ class Axes:
 
     @property
     def overlap(self) -> str:
-        """The group counted by both sides of a union (``"n"`` for ``"vn|tn"``, ``""``, the token itself, for ``"v|t"``)."""
+        """The group on both sides of a union: ``"n"`` for ``"vn|tn"``; ``""``, the token itself, for ``"v|t"``."""
         first, second = self.groups
         return "".join(letter for letter in first if letter in second)
 

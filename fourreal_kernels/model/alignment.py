@@ -16,8 +16,8 @@ class Alignment:
     """First estimates of missing frames from given ones.
 
     Attributes:
-        flow_same_view, flow_same_time: ``(B, V, T, 2, H, W)`` displacement (dx, dy) in pixels from each pixel to its match
-            in the nearest given frame of the same view or timestep.
+        flow_same_view, flow_same_time: ``(B, V, T, 2, H, W)`` displacement (dx, dy) in pixels from each pixel to its
+            match in the nearest given frame of the same view or timestep.
         confidence: ``(B, V, T, 1, H, W)``, 0 where the flows are guesses.
         same_view, same_time: ``(B, V, T, 3, H, W)`` those given frames, displaced by the flows.
     """

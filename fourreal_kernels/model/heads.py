@@ -108,8 +108,8 @@ class WarpHead(nn.Module):
         flow_time = flow_time + alignment.flow_same_time.flatten(0, 2)
         warped_view = displace(sources.same_view.flatten(0, 2), flow_view)
         warped_time = displace(sources.same_time.flatten(0, 2), flow_time)
-        shown = (warped_view, warped_time, *(x.flatten(0, 2) for x in (frames, sources.same_view, alignment.confidence)))
-        pixels = torch.cat([features, *shown], dim=1)
+        shown = [x.flatten(0, 2) for x in (frames, sources.same_view, alignment.confidence)]
+        pixels = torch.cat([features, warped_view, warped_time, *shown], dim=1)
         # Channels-last convolutions of a few channels run twice as fast on CPUs.
         hidden = self.refine(pixels.contiguous(memory_format=torch.channels_last))
         logits, colour = self.mix(hidden).chunk(2, dim=1)

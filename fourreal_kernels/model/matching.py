@@ -63,7 +63,9 @@ def _search(template: Tensor, target: Tensor, flow: Tensor, radius: int, window:
     return flow + torch.einsum("mshw,sc->mchw", weight, offsets)
 
 
-def compose(corner: Tensor, same_view: Tensor, same_time: Tensor, to_view: Tensor, to_time: Tensor) -> tuple[Tensor, ...]:
+def compose(
+    corner: Tensor, same_view: Tensor, same_time: Tensor, to_view: Tensor, to_time: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Flows of a missing frame from the matches of the corner frame with the frames beside it.
 
     A surface seen at y in the corner frame is at y + a in the frame of the same view, at y + b in the frame of the same
@@ -78,8 +80,9 @@ def compose(corner: Tensor, same_view: Tensor, same_time: Tensor, to_view: Tenso
         ``(flow to same_view, flow to same_time, confidence)``: ``(M, 2, H, W)`` twice and ``(M, 1, H, W)`` in [0, 1],
         0 where no pixel arrived and the flows are filled in from around.
     """
-    error = (displace(same_view, to_view) - corner).abs().mean(1) + (displace(same_time, to_time) - corner).abs().mean(1)
-    weight = torch.exp(-_SPLAT_SHARPNESS * error)[:, None]
+    moved = (displace(same_view, to_view), displace(same_time, to_time))
+    error = sum((x - corner).abs().mean(1, keepdim=True) for x in moved)
+    weight = torch.exp(-_SPLAT_SHARPNESS * error)
     values = torch.cat([-to_time, -to_view, torch.ones_like(weight)], dim=1) * weight
     arrived = _splat(values, to_view + to_time)
     total = arrived[:, 4:]

@@ -81,5 +81,6 @@ def _check_angles(cos: Tensor, sin: Tensor, q: Tensor) -> None:
             )
     if cos.shape != sin.shape or cos.dtype != sin.dtype:
         raise ValueError(
-            f"sin: got shape {tuple(sin.shape)} and dtype {sin.dtype}, expected {tuple(cos.shape)} and {cos.dtype} as cos"
+            f"sin: got shape {tuple(sin.shape)} and dtype {sin.dtype}, "
+            f"expected {tuple(cos.shape)} and {cos.dtype} as cos"
         )
