@@ -56,7 +56,7 @@ def nearest_sources(frames: Tensor, given: Tensor) -> Sources:
     has_corner = has_same_view & has_same_time & given[b, view_index, time_index]
 
     def fetch(view: Tensor, time: Tensor, present: Tensor) -> Tensor:
-        return frames[b, view, time] * present[..., None, None, None]
+        return torch.where(present[..., None, None, None], frames[b, view, time], 0)
 
     return Sources(
         same_view=fetch(v, time_index, has_same_view),

@@ -100,6 +100,8 @@ class GridTransformer(nn.Module):
             the prediction for every frame, the given ones included.
         """
         self._check(frames, given, sigma, streams)
+        _check_index("view_index", view_index, frames.shape[1])
+        _check_index("time_index", time_index, frames.shape[2])
         device = frames.device
         views = torch.arange(frames.shape[1], device=device) if view_index is None else view_index
         times = torch.arange(frames.shape[2], device=device) if time_index is None else time_index
@@ -177,3 +179,8 @@ class GridTransformer(nn.Module):
                 inplace=not torch.is_grad_enabled(),
             )
         return (view + time) / 2
+
+
+def _check_index(name: str, index: Tensor | None, count: int) -> None:
+    if index is not None and tuple(index.shape) != (count,):
+        raise ValueError(f"{name}: got shape {tuple(index.shape)}, expected ({count},)")

@@ -31,6 +31,7 @@ class Phase:
         pure_noise: part of the samples at sigma = 1; the others are logit-normal.
         sigma_mean, sigma_std: of the logit-normal.
         flow_weight: weight of the flow loss, per pixel of displacement; 0 for none.
+        sharpness_weight: weight of the sharpness loss, on samples below sigma = 1; 0 for none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Phase:
     sigma_mean: float = 0.5
     sigma_std: float = 1.2
     flow_weight: float = 0.0
+    sharpness_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name, allowed in (("samples", SAMPLES), ("trainable", TRAINABLE)):

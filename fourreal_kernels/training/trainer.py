@@ -15,7 +15,7 @@ from ..model.transformer import GridTransformer
 from .batches import BatchSampler
 from .config import Phase, Recipe
 from .ema import EMA
-from .losses import flow_loss, noisy_input, velocity_loss
+from .losses import flow_loss, noisy_input, sharpness_loss, velocity_loss
 from .optimizer import build_optimizers
 from .state import has_state, load_state, save_state, saved_progress
 from .validation import VALIDATION_GRIDS, validate
@@ -159,7 +159,10 @@ class _Run:
         )
         velocity = velocity_loss(prediction, batch)
         flow = flow_loss(prediction, batch) if phase.flow_weight else velocity.new_zeros(())
-        self._apply(velocity + phase.flow_weight * flow)
+        loss = velocity + phase.flow_weight * flow
+        if phase.sharpness_weight:
+            loss = loss + phase.sharpness_weight * sharpness_loss(prediction, batch)
+        self._apply(loss)
         self.step += 1
         self.seconds += time.monotonic() - started
         self._record(velocity.item(), flow.item())

@@ -56,10 +56,11 @@ def random_masks(count: int, views: int = VIEWS, times: int = TIMES, density: fl
     return given
 
 
-def model_inputs(config: GridConfig, batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames in [-1, 1], masks and sigma."""
+def model_inputs(model: GridTransformer, batch: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames in [-1, 1], masks and sigma, in the dtype of the model."""
+    config, dtype = model.config, model.context_embedding.dtype
     generator = torch.Generator().manual_seed(seed)
     shape = (batch, config.views, config.times, 3, config.height, config.width)
-    frames = torch.rand(shape, generator=generator) * 2 - 1
-    sigma = torch.linspace(0.3, 1.0, batch)
+    frames = torch.rand(shape, generator=generator, dtype=dtype) * 2 - 1
+    sigma = torch.linspace(0.3, 1.0, batch, dtype=dtype)
     return frames, random_masks(batch, config.views, config.times, seed=seed), sigma

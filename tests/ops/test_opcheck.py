@@ -80,7 +80,8 @@ CASES = {
     "merge_attention": [merge],
     "sync_exchange": [
         lambda: exchange_forward(), lambda: exchange_forward("hard", "per channel", all_options=False, layout="packed"),
-        lambda: exchange_forward("hard", layout="time_first"), lambda: exchange_forward("hard", "per channel", grad=False),
+        lambda: exchange_forward("hard", layout="time_first"),
+        lambda: exchange_forward("hard", "per channel", grad=False),
     ],
     "sync_exchange_": [
         lambda: exchange(grad=False), lambda: exchange("hard", "per channel", grad=False, layout="offset"),
