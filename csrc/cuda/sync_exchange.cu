@@ -8,6 +8,7 @@
 #include <cuda_runtime.h>
 
 #include "launch.cuh"
+#include "vector_access.cuh"
 
 namespace fourreal::cuda {
 namespace {
@@ -17,7 +18,6 @@ constexpr int kOperands = 4;
 
 constexpr int kThreads = 256;
 constexpr int kMaxLanes = 128;        // threads along the channels; the others of a block take further rows
-constexpr int kVectorBytes = 16;
 constexpr std::int64_t kMaxBlocks = 8192;  // several waves on any device, so that it need not be asked for its size
 constexpr std::int64_t kMaxGridY = 65535;
 
@@ -39,11 +39,6 @@ template <>
 __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
     return __float2bfloat16_rn(value);
 }
-
-template <typename T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Pack {
-    T item[kWidth];
-};
 
 struct Launch {
     const void* inputs[2];
@@ -148,8 +143,8 @@ __global__ void __launch_bounds__(kThreads) hard_channel_kernel(const Launch lau
                 const Index row = first + k * step;
                 if (row >= rows) continue;
                 const RowPosition position(launch.layout, row);
-                from_view[k] = *reinterpret_cast<const Vector*>(view + position.offset(strides[kViewIn]));
-                from_time[k] = *reinterpret_cast<const Vector*>(time + position.offset(strides[kTimeIn]));
+                from_view[k] = load_pack<T, kWidth>(view + position.offset(strides[kViewIn]));
+                from_time[k] = load_pack<T, kWidth>(time + position.offset(strides[kTimeIn]));
             }
 #pragma unroll
             for (int k = 0; k < kRowsInFlight; ++k) {
@@ -157,8 +152,8 @@ __global__ void __launch_bounds__(kThreads) hard_channel_kernel(const Launch lau
                 if (row >= rows) continue;
                 const Vector y = coefficients.apply(from_view[k], from_time[k]);
                 const RowPosition position(launch.layout, row);
-                *reinterpret_cast<Vector*>(out_view + position.offset(strides[kViewOut])) = y;
-                *reinterpret_cast<Vector*>(out_time + position.offset(strides[kTimeOut])) = y;
+                store_pack(out_view + position.offset(strides[kViewOut]), y);
+                store_pack(out_time + position.offset(strides[kTimeOut]), y);
             }
         }
     }

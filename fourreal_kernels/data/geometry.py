@@ -75,15 +75,15 @@ def pixel_positions(height: int, width: int, device: torch.device | str = "cpu")
     return torch.stack([x, y])
 
 
-def warp(frames: Tensor, position: Tensor) -> Tensor:
-    """Bilinear samples (..., C, H, W) of `frames` (..., C, H, W) at positions (..., 2, H, W) in pixels (x,
-    y), pixel centres at half-integers; positions outside take the nearest border value.
+def warp(frames: Tensor, position: Tensor, mode: str = "bilinear") -> Tensor:
+    """Samples (..., C, H, W) of `frames` (..., C, H, W) at positions (..., 2, H, W) in pixels (x, y), pixel
+    centres at half-integers; positions outside take the nearest border value. `mode` is "bilinear" or "bicubic".
     """
     height, width = frames.shape[-2:]
     size = torch.tensor([width, height], device=frames.device, dtype=position.dtype)
     coordinates = position.flatten(0, -4).permute(0, 2, 3, 1) / size * 2 - 1
     sampled = torch.nn.functional.grid_sample(
-        frames.flatten(0, -4), coordinates, padding_mode="border", align_corners=False
+        frames.flatten(0, -4), coordinates, mode=mode, padding_mode="border", align_corners=False
     )
     return sampled.view(frames.shape)
 

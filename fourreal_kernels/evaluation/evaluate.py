@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from torch import Tensor
 
 from ..data import HELD_OUT_SEED, render, sample_scene
+from ..data.optional import import_optional
 from ..model.conditioning import cross_mask
 from ..model.pipeline import DEFAULT_STEPS, GridPipeline
 from .baselines import trivial_baselines
@@ -20,10 +21,14 @@ METRICS = ("psnr", "psnr_moving", "ssim", "gradient_energy_moving")
 
 def held_out_grid(seed: int, views: int, times: int, height: int, width: int, family: str = "easy") -> Tensor:
     """The true frames ``(V, T, 3, H, W)`` of a held-out scene, rounded to 8 bits as stored videos are."""
-    if seed < HELD_OUT_SEED:
-        raise ValueError(f"seed: got {seed}, expected at least {HELD_OUT_SEED}: lower seeds may have been trained on")
+    _check_held_out("seed", seed)
     frames = render(sample_scene(seed, views, times, family), height, width).frames
     return (frames * 255).round() / 255
+
+
+def _check_held_out(name: str, seed: int) -> None:
+    if seed < HELD_OUT_SEED:
+        raise ValueError(f"{name}: got {seed}, expected at least {HELD_OUT_SEED}: lower seeds may have been trained on")
 
 
 def evaluate(
@@ -45,12 +50,17 @@ def evaluate(
     Returns:
         ``{"settings": ..., "mean": {prediction: {metric: mean over scenes}}, "scenes": {seed: {prediction: ...}}}``;
         PSNR in dB, gradient energy as a ratio to the truth on moving pixels.
-    """
-    from tqdm import tqdm
 
+    Raises:
+        ValueError: no seeds, or one that is not held out.
+    """
+    if not seeds:
+        raise ValueError("seeds: got none, expected at least one")
+    for seed in seeds:
+        _check_held_out("seeds", seed)
     config = pipeline.model.config
     scenes = {}
-    for seed in tqdm(list(seeds), desc="evaluate", unit="scene", disable=not progress):
+    for seed in _with_progress(seeds) if progress else seeds:
         truth = held_out_grid(seed, config.views, config.times, config.height, config.width, family)
         predictions = trivial_baselines(truth[0], truth[:, 0])
         if config.matching:
@@ -74,6 +84,11 @@ def aligned_mean(pipeline: GridPipeline, truth: Tensor) -> Tensor:
     given = cross_mask(*truth.shape[:2], device=clean.device)[None]
     _, alignment = pipeline.model.prepare(clean, given)
     return ((alignment.same_view + alignment.same_time)[0].cpu() / 4 + 0.5).clamp(0, 1)
+
+
+def _with_progress(seeds: Sequence[int]) -> Iterable[int]:
+    tqdm = import_optional("tqdm", "progress=True").tqdm
+    return tqdm(seeds, desc="evaluate", unit="scene")
 
 
 def measure(predicted: Tensor, truth: Tensor) -> dict[str, float]:

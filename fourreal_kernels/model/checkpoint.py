@@ -50,6 +50,8 @@ def load_model(name_or_path: str | Path) -> GridTransformer:
         ModelError: unknown name, missing or damaged files, or weights that do not fit the configuration.
     """
     path = bundled_path() if str(name_or_path) == BUNDLED else Path(name_or_path)
+    if str(name_or_path) == BUNDLED and not path.is_dir():
+        raise ModelError(f"model: {path}, which holds the bundled model, is missing from this installation")
     if not path.is_dir():
         raise ModelError(f"model: {str(name_or_path)!r} is neither 'bundled' nor a directory")
     config = _load_config(path / _CONFIG)

@@ -19,14 +19,15 @@ _SPLAT_SHARPNESS = 25.0
 _FILL_ITERATIONS = 16
 
 
-def displace(frames: Tensor, flow: Tensor) -> Tensor:
-    """Sample frames where the flow points, bilinearly, with the border repeated.
+def displace(frames: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
+    """Sample frames where the flow points, with the border repeated.
 
     Args:
         frames: ``(M, C, H, W)``.
         flow: ``(M, 2, H, W)`` displacement (dx, dy) in pixels.
+        mode: ``"bilinear"`` or ``"bicubic"``.
     """
-    return warp(frames, pixel_positions(*frames.shape[-2:], frames.device) + flow)
+    return warp(frames, pixel_positions(*frames.shape[-2:], frames.device) + flow, mode)
 
 
 def match(template: Tensor, target: Tensor) -> Tensor:

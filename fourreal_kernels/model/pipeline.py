@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data.optional import import_optional
 from .checkpoint import load_model, save_model
 from .conditioning import cross_mask
-from .sampler import sample
+from .sampler import check_options, sample
 from .transformer import GridTransformer
 from .video import GridVideo
 
@@ -108,6 +109,7 @@ class GridPipeline:
             steps, seed, sampler, progress: as in :meth:`__call__`.
         """
         self._check_grid(frames, given)
+        check_options(steps, sampler)
         started = time.perf_counter()
         notes = self._size_notes(given)
         device = self.device
@@ -176,7 +178,6 @@ def _progress_bar(steps: int, shown: bool):
     if not shown:
         yield lambda: None
         return
-    from tqdm import tqdm
-
+    tqdm = import_optional("tqdm", "progress=True").tqdm
     with tqdm(total=steps, desc="generate", unit="step") as bar:
         yield lambda: bar.update(1)

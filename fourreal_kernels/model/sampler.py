@@ -17,6 +17,14 @@ def sigma_schedule(steps: int) -> list[float]:
     return [1 - step / steps for step in range(steps + 1)]
 
 
+def check_options(steps: int, sampler: str) -> None:
+    """Raise ValueError unless :func:`sample` can run with these options."""
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler: got {sampler!r}, expected one of {', '.join(SAMPLERS)}")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"steps: got {steps!r}, expected an integer of at least 1")
+
+
 def sample(
     denoise: Denoise,
     noise: Tensor,
@@ -42,10 +50,7 @@ def sample(
     Returns:
         frames like ``noise``, in [-1, 1] where the model keeps to it.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler: got {sampler!r}, expected one of {', '.join(SAMPLERS)}")
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"steps: got {steps!r}, expected an integer of at least 1")
+    check_options(steps, sampler)
     fixed = given[..., None, None, None]
     x = torch.where(fixed, clean, noise)
     sigmas = sigma_schedule(steps)

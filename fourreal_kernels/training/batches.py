@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..data.dataset import GridDataset
 from ..data.pseudo4d import pseudo_4d
+from ..data.scenes import is_held_out
 from ..model.conditioning import cross_mask
 from .config import Phase
 
@@ -45,7 +46,7 @@ class BatchSampler:
     """Draws batches from a data set; the state of ``generator`` is all its state.
 
     Args:
-        dataset: rendered grids.
+        dataset: rendered grids; those of held-out seeds are never drawn.
         generator: source of all randomness.
         exclude: indices that are never drawn.
     """
@@ -76,7 +77,7 @@ class BatchSampler:
     def _index(self) -> int:
         while True:
             index = self._integer(len(self.dataset))
-            if index not in self.exclude:
+            if index not in self.exclude and not is_held_out(self.dataset.seeds[index]):
                 return index
 
     def _sigma(self, phase: Phase, count: int) -> Tensor:
@@ -141,9 +142,14 @@ class BatchSampler:
         clips = torch.stack([self._line(time_line) for _ in range(phase.batch)])
         frames = clips[:, None] if time_line else clips[:, :, None]
         views, times = frames.shape[1:3]
+        given = self._given(phase, views, times)
+        if given.all():
+            # The cross of a line is the whole line, which would leave nothing to learn.
+            given = torch.zeros_like(given)
+            given[0, 0] = True
         return TrainingBatch(
             frames=frames,
-            given=self._given(phase, views, times).expand(phase.batch, -1, -1),
+            given=given.expand(phase.batch, -1, -1),
             sigma=torch.empty(0),
             streams="time" if time_line else "view",
             view_index=torch.arange(views),

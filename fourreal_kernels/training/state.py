@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ..data.optional import import_optional
 from .ema import EMA
 
 _STATE = "state.safetensors"
@@ -33,7 +33,8 @@ def save_state(
     tensors[_RNG] = generator.get_state()
     metadata = {"progress": json.dumps(progress | {"ema_updates": ema.updates})}
     unfinished = directory / f"{_STATE}.unfinished"
-    safetensors.torch.save_file({k: v.detach().contiguous() for k, v in tensors.items()}, unfinished, metadata)
+    save_file = import_optional("safetensors.torch", "training").save_file
+    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, unfinished, metadata)
     unfinished.replace(directory / _STATE)
 
 
@@ -41,9 +42,13 @@ def has_state(directory: Path) -> bool:
     return (directory / _STATE).is_file()
 
 
+def _open(directory: Path):
+    return import_optional("safetensors", "training").safe_open(directory / _STATE, framework="pt")
+
+
 def saved_progress(directory: Path) -> dict:
     """The ``progress`` of the saved state, without its tensors."""
-    with safetensors.safe_open(directory / _STATE, framework="pt") as file:
+    with _open(directory) as file:
         return json.loads(file.metadata()["progress"])
 
 
@@ -55,7 +60,7 @@ def load_state(
     generator: torch.Generator,
 ) -> dict:
     """Restore a run in place and return its progress."""
-    with safetensors.safe_open(directory / _STATE, framework="pt") as file:
+    with _open(directory) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     progress = saved_progress(directory)
     model.load_state_dict(_section(tensors, "model."))

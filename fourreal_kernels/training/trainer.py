@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from ..data.dataset import GridDataset
+from ..data.optional import import_optional
+from ..data.scenes import is_held_out
 from ..model.checkpoint import load_model, save_model
 from ..model.transformer import GridTransformer
 from .batches import BatchSampler
@@ -29,8 +31,11 @@ class Budget:
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.minutes is None) or not (self.steps or self.minutes) > 0:
-            raise ValueError("budget: expected either steps or minutes, a positive number")
+        given = [length for length in (self.steps, self.minutes) if length is not None]
+        if len(given) != 1 or not given[0] > 0:
+            raise ValueError(
+                f"budget: got steps={self.steps} and minutes={self.minutes}, expected one of them, a positive number"
+            )
 
     def done(self, step: int, seconds: float) -> float:
         """The finished part of the run, 0 to 1."""
@@ -63,7 +68,7 @@ def train(
         The directory of the model.
 
     Raises:
-        ValueError: the data set is empty, or ``out`` holds a run of another recipe.
+        ValueError: the recipe cannot be trained on these data, or ``out`` holds a run of another recipe.
         FileNotFoundError: ``data`` does not exist.
     """
     run = _Run(recipe, data, Path(out), budget, initial, device)
@@ -85,8 +90,7 @@ class _Run:
     def __init__(self, recipe: Recipe, data, out: Path, budget: Budget, initial, device: str):
         self.recipe, self.out, self.budget, self.device = recipe, out, budget, device
         self.dataset = GridDataset(data)
-        if len(self.dataset) <= VALIDATION_GRIDS:
-            raise ValueError(f"data: {data} holds {len(self.dataset)} grids, expected more than {VALIDATION_GRIDS}")
+        _check(recipe, self.dataset)
         torch.manual_seed(recipe.seed)
         self.model = GridTransformer(recipe.model).to(device)
         if initial is not None:
@@ -136,8 +140,6 @@ class _Run:
         for parameter in self.model.parameters():
             parameter.requires_grad_(id(parameter) in chosen)
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        if not named:
-            raise ValueError(f"recipe: phase {phase.name!r} trains 'sync', but mode {self.recipe.model.mode} has none")
         self.optimizers = build_optimizers(named, self.recipe.learning_rate, self.recipe.weight_decay)
 
     def _learning_rate(self) -> float:
@@ -198,6 +200,26 @@ class _Run:
         save_model(self.ema.model, self.out / "model")
 
 
+def _check(recipe: Recipe, dataset: GridDataset) -> None:
+    """Raise ValueError unless the recipe can be trained on the data; nothing has been written by then."""
+    model, where = recipe.model, f"data: {dataset.directory} holds"
+    for phase in recipe.phases:
+        if phase.trainable == "sync" and not model.mode.startswith("two_stream"):
+            raise ValueError(f"recipe: phase {phase.name!r} trains 'sync', but mode {model.mode} has none")
+    if len(dataset) <= VALIDATION_GRIDS:
+        raise ValueError(f"{where} {len(dataset)} grids, expected more than {VALIDATION_GRIDS}")
+    for seed in dataset.seeds:
+        if is_held_out(seed):
+            raise ValueError(f"{where} the held-out seed {seed}, on which nothing may be trained")
+    views, times = (max(getattr(phase, axis) for phase in recipe.phases) for axis in ("views", "times"))
+    shape = tuple(dataset.frames(0).shape)
+    if shape[0] < views or shape[1] < times or shape[3:] != (model.height, model.width):
+        raise ValueError(
+            f"{where} grids (V, T, 3, H, W) of {shape}, the recipe expects at least {views} x {times} frames of "
+            f"(3, {model.height}, {model.width})"
+        )
+
+
 def _load_matching(model: GridTransformer, path: str | Path) -> None:
     own, other = model.state_dict(), load_model(path).state_dict()
     model.load_state_dict(own | {name: t for name, t in other.items() if name in own and own[name].shape == t.shape})
@@ -207,17 +229,21 @@ class _progress_bar:
     """tqdm over the finished part of the run, with loss and time left."""
 
     def __init__(self, shown: bool):
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=100, disable=not shown, unit="%", bar_format="{l_bar}{bar}| {elapsed}{postfix}")
+        self.bar = None
+        if shown:
+            tqdm = import_optional("tqdm", "progress=True").tqdm
+            self.bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}{postfix}")
 
     def __enter__(self) -> _progress_bar:
         return self
 
     def __exit__(self, *_) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     def show(self, run: _Run) -> None:
+        if self.bar is None:
+            return
         done = run.done
         left = run.seconds * (1 - done) / done if done > 0 else 0.0
         self.bar.n = round(100 * done, 1)

@@ -19,18 +19,35 @@ SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
 NO_NVCC = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
 
 
+def compile_for_sm_90a(source: Path, *options: str) -> str:
+    """nvcc's messages; fails on an error or a warning."""
+    command = ["nvcc", "-O3", "-std=c++17", f"-I{ROOT / 'csrc/include'}", "-arch", "sm_90a", *options, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    return done.stderr
+
+
 @NO_NVCC
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_no_spills_on_sm_90a(source, tmp_path):
-    command = ["nvcc", "-O3", "-std=c++17", f"-I{ROOT / 'csrc/include'}", "-cubin", "-Xptxas", "-v"]
-    command += ["-gencode", "arch=compute_90a,code=sm_90a", str(source), "-o", str(tmp_path / "out.cubin")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr, done.stderr
-    kernels = done.stderr.count("Compiling entry function")
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+def test_no_spills(source, tmp_path):
+    messages = compile_for_sm_90a(source, "-cubin", "-Xptxas", "-v", "-o", str(tmp_path / "out.cubin"))
+    kernels = messages.count("Compiling entry function")
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", messages)
     assert kernels > 0 and len(spills) == kernels
-    assert all(counts == ("0", "0") for counts in spills), done.stderr
+    assert all(counts == ("0", "0") for counts in spills), messages
+
+
+@NO_NVCC
+def test_vector_accesses_are_emitted(tmp_path):
+    """Every kernel on packs loads and stores 16 bytes at a time: nvcc can split them without a word."""
+    assembly = tmp_path / "out.ptx"
+    compile_for_sm_90a(ROOT / "csrc/cuda/sync_exchange.cu", "-ptx", "-o", str(assembly))
+    kernels = assembly.read_text().split(".entry ")[1:]
+    wide = [kernel for kernel in kernels if re.match(r"\S*hard_channel_kernel\S*Li[48]E", kernel)]
+    assert len(wide) == 6
+    for kernel in wide:
+        assert kernel.count("st.global.v4") == kernel.count("ld.global.v4") >= 2
+        assert not re.search(r"st\.global\.(?!v4)", kernel)
 
 
 @NO_NVCC

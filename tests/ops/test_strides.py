@@ -22,8 +22,14 @@ MORE_LAYOUTS = {
 
 
 def metadata(results):
+    """Shape, dtype, device and strides of each result."""
     results = (results,) if isinstance(results, torch.Tensor) else results or ()
-    return [(tuple(x.shape), x.dtype, x.device.type, tuple(x.stride())) for x in results]
+    return [(tuple(x.shape), x.dtype, x.device.type, strides(x)) for x in results]
+
+
+def strides(x):
+    """None for dims of size one, whose strides PyTorch itself fakes differently and nothing reads."""
+    return [stride if size > 1 else None for stride, size in zip(x.stride(), x.shape, strict=True)]
 
 
 def fake(value, mode):
@@ -42,7 +48,7 @@ def check_fake(op, *arguments):
 
 
 def like(x):
-    return tuple(torch.empty_like(x).stride())
+    return strides(torch.empty_like(x))
 
 
 @pytest.mark.parametrize("layout", MORE_LAYOUTS)
@@ -53,9 +59,9 @@ def test_axis_attention(axes, backend, dtype, layout):
     qkv = [MORE_LAYOUTS[layout](x) for x in random_qkv(*SHAPE, dtype=dtype)]
     options = (axes, 0.3, False, backend)
     out, lse = check_fake(OPS.axis_attention, *qkv, *options)
-    assert out.stride() == like(qkv[0]) and lse.is_contiguous()
+    assert strides(out) == like(qkv[0]) and lse.is_contiguous()
     grads = check_fake(OPS.axis_attention_backward, out, None, *qkv, out, lse, *options)
-    assert [x.stride() for x in grads] == [like(x) for x in qkv]
+    assert [strides(x) for x in grads] == [like(x) for x in qkv]
     check_fake(OPS.axis_attention_backward, out, lse, *qkv, out, lse, *options)
     check_fake(OPS.axis_attention_out, *qkv, *options, torch.empty(qkv[0].shape, dtype=dtype))
 
@@ -65,7 +71,7 @@ def test_two_stream_attention(layout):
     tensors = [MORE_LAYOUTS[layout](x) for x in random_qkv(*SHAPE)]
     others = [LAYOUTS["time_first"](x) for x in tensors]
     results = check_fake(OPS.two_stream_attention, *tensors, *others, 0.3, "auto")
-    assert results[0].stride() == like(tensors[0]) and results[2].stride() == like(others[0])
+    assert strides(results[0]) == like(tensors[0]) and strides(results[2]) == like(others[0])
 
 
 @pytest.mark.parametrize("layout", MORE_LAYOUTS)
@@ -84,9 +90,9 @@ def test_sync_exchange(kind, options, layout):
     scale, gate = (None if x is None else x[:batch] for x in (keywords["input_scale"], keywords["gate"]))
     arguments = (view, time, weight.T.contiguous().T, bias, scale, gate, kind, "auto")
     results = check_fake(OPS.sync_exchange, *arguments, False)
-    assert [x.stride() for x in results] == [like(view), like(time)]
+    assert [strides(x) for x in results] == [like(view), like(time)]
     grads = check_fake(OPS.sync_exchange_backward, *results, *arguments)
-    assert grads[0].stride() == like(view) and grads[2].stride() == like(arguments[2])
+    assert strides(grads[0]) == like(view) and strides(grads[2]) == like(arguments[2])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,10 +105,10 @@ def test_sync_exchange_in_place_returns_nothing(kind):
 @pytest.mark.parametrize("layout", MORE_LAYOUTS)
 @pytest.mark.parametrize("parts", [(True, True), (True, False), (False, True)], ids=str)
 def test_qk_norm_rope(parts, layout):
-    q, k, *rest = norm_rope_arguments(SHAPE, norm=parts[0], rope=parts[1], angle_shape=(3, 1, 4))
+    q, k, *rest = norm_rope_arguments(SHAPE, norm=parts[0], rope=parts[1], angle_shape=(4,))
     q, k = MORE_LAYOUTS[layout](q), MORE_LAYOUTS[layout](k).contiguous()
     results = check_fake(OPS.qk_norm_rope, q, k, *rest, 1e-6, "auto")
-    assert [x.stride() for x in results] == [like(q), like(k)]
+    assert [strides(x) for x in results] == [like(q), like(k)]
     grads = check_fake(OPS.qk_norm_rope_backward, *results, q, k, *rest, 1e-6, "auto")
-    assert [x.stride() for x in grads[:2]] == [like(q), like(k)]
+    assert [strides(x) for x in grads[:2]] == [like(q), like(k)]
     assert check_fake(OPS.qk_norm_rope_, q.clone(), k.clone(), *rest, 1e-6, "auto") is None
