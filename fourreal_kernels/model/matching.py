@@ -13,10 +13,11 @@ from ..data.geometry import pixel_positions, warp
 
 # Pyramid levels, coarse to fine: (reduction, search radius, side of the matching window), in pixels of the level.
 _LEVELS = ((4, 4, 3), (2, 2, 5), (1, 2, 5))
-_MOVE_PENALTY = 0.004
+_MOVE_PENALTY = 0.012
 _SUBPIXEL_SHARPNESS = 60.0
 _SPLAT_SHARPNESS = 25.0
 _FILL_ITERATIONS = 16
+_MEDIAN_WINDOW = 5
 
 
 def displace(frames: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
@@ -46,7 +47,7 @@ def match(template: Tensor, target: Tensor) -> Tensor:
         if flow.shape[-2:] != small_template.shape[-2:]:
             flow = 2 * F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
         flow = _search(small_template, small_target, flow, radius, window)
-    return flow
+    return _median(flow)
 
 
 def _search(template: Tensor, target: Tensor, flow: Tensor, radius: int, window: int) -> Tensor:
@@ -89,7 +90,7 @@ def compose(
     total = arrived[:, 4:]
     known = total > 1e-3
     flows = torch.where(known, arrived[:, :4] / total.clamp_min(1e-6), 0.0)
-    flows = _fill(flows, known)
+    flows = _median(_fill(flows, known))
     return flows[:, :2], flows[:, 2:], total.clamp(0, 1)
 
 
@@ -118,3 +119,10 @@ def _fill(flows: Tensor, known: Tensor) -> Tensor:
         flows = torch.where(known > 0, flows, spread)
         known = (near > 0).to(flows.dtype)
     return flows
+
+
+def _median(flow: Tensor) -> Tensor:
+    """Each channel's median over a square window: removes speckles, keeps edges."""
+    padded = F.pad(flow, [_MEDIAN_WINDOW // 2] * 4, mode="replicate")
+    windows = padded.unfold(2, _MEDIAN_WINDOW, 1).unfold(3, _MEDIAN_WINDOW, 1)
+    return windows.flatten(4).median(dim=-1).values

@@ -66,6 +66,12 @@ def half_of_packed(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> R
     return _place((*sizes[:-1], 2 * c), dtype, device, lambda x: x[..., c:])
 
 
+def padded(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Region:
+    """Rows that start at multiples of 8 elements whatever C is: vectors fit the strides, not the channels."""
+    c = sizes[-1]
+    return _place((*sizes[:-1], (c // 8 + 1) * 8), dtype, device, lambda x: x[..., :c])
+
+
 def expanded(sizes: tuple[int, ...], dtype: torch.dtype, device: str) -> Region:
     """One view and one token repeated by strides of 0: an input only."""
     b, _, t, _, c = sizes
@@ -78,7 +84,7 @@ WRITABLE_LAYOUTS = {
     "permuted": permuted,
     "packed": half_of_packed,
 }
-LAYOUTS = WRITABLE_LAYOUTS | {"expanded": expanded}
+LAYOUTS = WRITABLE_LAYOUTS | {"padded": padded, "expanded": expanded}
 
 
 @dataclass

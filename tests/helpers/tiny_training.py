@@ -33,8 +33,9 @@ def shrunk(recipe: Recipe, **changes) -> Recipe:
 
 
 def tiny_recipe(*phases: Phase, **changes) -> Recipe:
-    """The bundled recipe, shrunk, with these phases."""
-    return shrunk(replace(load_recipe("bundled"), phases=phases), **changes)
+    """The bundled recipe, shrunk, without matching and with these phases."""
+    recipe = shrunk(replace(load_recipe("bundled"), phases=phases))
+    return replace(recipe, **{"model": replace(recipe.model, matching=False)} | changes)
 
 
 def quiet_train(recipe: Recipe, data: Path, out: Path, steps: int, **options) -> Path:

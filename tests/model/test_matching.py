@@ -27,18 +27,23 @@ def _constant_flow(dx, dy, count=1):
     return torch.tensor([dx, dy], dtype=torch.float32)[None, :, None, None].expand(count, 2, HEIGHT, WIDTH)
 
 
-def test_no_displacement_is_the_identity():
+every_mode = pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+
+
+@every_mode
+def test_no_displacement_is_the_identity(mode):
     frames = torch.rand(2, 3, 6, 9)
-    torch.testing.assert_close(displace(frames, torch.zeros(2, 2, 6, 9)), frames, atol=1e-5, rtol=0)
+    torch.testing.assert_close(displace(frames, torch.zeros(2, 2, 6, 9), mode), frames, atol=1e-5, rtol=0)
 
 
+@every_mode
 @pytest.mark.parametrize(("dx", "dy"), [(2, 0), (0, -3), (-1, 2), (20, -20)])
-def test_whole_displacements_pick_pixels_and_repeat_the_border(dx, dy):
+def test_whole_displacements_pick_pixels_and_repeat_the_border(dx, dy, mode):
     frames, flow = torch.rand(2, 3, 6, 9), torch.zeros(2, 2, 6, 9)
     flow[:, 0], flow[:, 1] = dx, dy
     y = (torch.arange(6) + dy).clamp(0, 5)
     x = (torch.arange(9) + dx).clamp(0, 8)
-    torch.testing.assert_close(displace(frames, flow), frames[:, :, y][:, :, :, x], atol=1e-5, rtol=0)
+    torch.testing.assert_close(displace(frames, flow, mode), frames[:, :, y][:, :, :, x], atol=2e-5, rtol=0)
 
 
 def test_half_displacements_average_two_pixels():
@@ -48,12 +53,20 @@ def test_half_displacements_average_two_pixels():
     torch.testing.assert_close(result, (frames[..., 1:] + frames[..., :-1]) / 2, atol=1e-5, rtol=0)
 
 
-def test_every_pixel_has_its_own_displacement():
+def test_bicubic_keeps_more_of_a_fine_texture_than_bilinear():
+    frames, flow = torch.rand(1, 3, 6, 40), torch.full((1, 2, 6, 40), 0.5)
+    flow[:, 1] = 0
+    spread = {mode: displace(frames, flow, mode).std() for mode in ("bilinear", "bicubic")}
+    assert spread["bilinear"] < spread["bicubic"] < frames.std()
+
+
+@every_mode
+def test_every_pixel_has_its_own_displacement(mode):
     frames, flow = torch.rand(2, 3, 6, 9), torch.zeros(2, 2, 6, 9)
     flow[1, 0, 2, 3], flow[1, 1, 2, 3] = 4, -1
     expected = frames.clone()
     expected[1, :, 2, 3] = frames[1, :, 1, 7]
-    torch.testing.assert_close(displace(frames, flow), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(displace(frames, flow, mode), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(0, 0), (3, -1), (-6, 4), (9, 8)])

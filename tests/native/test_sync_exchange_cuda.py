@@ -27,7 +27,7 @@ from fourreal_kernels import native
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LAYOUT_MIXES = (
-    *((name,) * 4 for name in WRITABLE_LAYOUTS),
+    *((name,) * 4 for name in (*WRITABLE_LAYOUTS, "padded")),
     ("expanded", "contiguous", "contiguous", "contiguous"),
     ("permuted", "sliced", "packed", "contiguous"),
 )

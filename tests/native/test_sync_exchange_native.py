@@ -30,6 +30,7 @@ LAYOUT_MIXES = {
     "sliced": ("sliced",) * 4,
     "permuted": ("permuted",) * 4,
     "packed": ("packed",) * 4,
+    "padded": ("padded",) * 4,
     "expanded view": ("expanded", "contiguous", "contiguous", "contiguous"),
     "expanded both": ("expanded", "expanded", "sliced", "permuted"),
     "all different": ("permuted", "sliced", "packed", "contiguous"),

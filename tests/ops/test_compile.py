@@ -44,7 +44,7 @@ def exchange_inputs(batch):
 
 
 def rope_inputs(batch):
-    return list(norm_rope_arguments((batch, *GRID), angle_shape=(3, 1, 4)))
+    return list(norm_rope_arguments((batch, *GRID), angle_shape=(1, 1, 3, 1, 4)))
 
 
 def attention(axes):
