@@ -184,6 +184,7 @@ class _Run:
     def _record(self, velocity: float, flow: float) -> None:
         self.loss = velocity if self.loss != self.loss else 0.98 * self.loss + 0.02 * velocity
         if self.step % 20 == 0:
+            self.dataset.refresh()
             self._log(step=self.step, minutes=round(self.seconds / 60, 2), phase=self.phase.name,
                       loss=round(self.loss, 5), flow=round(flow, 3), grids=len(self.dataset))
 
@@ -192,7 +193,6 @@ class _Run:
             file.write(json.dumps(values) + "\n")
 
     def save(self) -> None:
-        self.dataset.refresh()
         self._log(step=self.step, minutes=round(self.seconds / 60, 2),
                   validation=validate(self.ema.model, self.dataset, self.device))
         progress = {"step": self.step, "seconds": self.seconds, "phase": self.recipe.phases.index(self.phase)}

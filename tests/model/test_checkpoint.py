@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from tiny_models import random_model, tiny_config
 
 from fourreal_kernels.model import GridPipeline, GridTransformer, ModelError, load_model, save_model
 from fourreal_kernels.model.config import MODES
+from tiny_models import random_model, tiny_config
 
 pytest.importorskip("safetensors", reason="models are stored as safetensors files")
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from tiny_models import tiny_config
 
 from fourreal_kernels.model import GridConfig, GridTransformer
+from tiny_models import tiny_config
 
 
 def test_round_trip_through_json():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from one_thread import single_threaded  # noqa: F401
 
 from fourreal_kernels.data import render_shard
 from fourreal_kernels.data.threads import one_thread
+from one_thread import single_threaded  # noqa: F401
 
 pytest.importorskip("safetensors", reason="training data and states are safetensors files")
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_models import tiny_model
 from torch import nn
 
 from fourreal_kernels.training.ema import EMA
 from fourreal_kernels.training.optimizer import Muon, build_optimizers, orthogonalise
+from tiny_models import tiny_model
 
 
 def _matrix(rows, columns, smallest=0.03):

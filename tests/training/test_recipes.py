@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_training import changed, quiet_train, shrunk, snapshot, watch_steps
 
 from fourreal_kernels.model import load_model
 from fourreal_kernels.training import Phase, Recipe, load_recipe
 from fourreal_kernels.training.config import bundled_recipes
+from tiny_training import changed, quiet_train, shrunk, snapshot, tiny_recipe, watch_steps
 
 NAMES = bundled_recipes()
 TWO_STREAM = [name for name in NAMES if load_recipe(name).model.mode.startswith("two_stream")]
@@ -92,9 +92,9 @@ def test_every_phase_trains_what_it_says(name, grids, tmp_path, monkeypatch):
 
 
 def test_phases_take_their_shares_of_the_run(grids, tmp_path, monkeypatch):
-    phases = [Phase("first", share=1), Phase("second", share=4), Phase("third", share=3)]
-    recipe = shrunk(replace(load_recipe("bundled"), phases=tuple(phases)))
-    recipe = replace(recipe, phases=tuple(replace(p, share=q.share) for p, q in zip(recipe.phases, phases, strict=True)))
+    sizes = {"views": 2, "times": 2}
+    phases = Phase("first", share=1, **sizes), Phase("second", share=4, **sizes), Phase("third", share=3, **sizes)
+    recipe = replace(tiny_recipe(), phases=phases)
     names = []
 
     @contextmanager
@@ -118,7 +118,7 @@ def test_a_single_stream_has_no_synchronisation_to_train(mode, grids, tmp_path):
 
 
 def test_learning_rate_rises_stays_and_falls(grids, tmp_path, monkeypatch):
-    recipe = shrunk(load_recipe("bundled"), learning_rate=0.01, warmup=0.2, cooldown=0.4)
+    recipe = tiny_recipe(Phase("grids"), learning_rate=0.01, warmup=0.2, cooldown=0.4)
     rates = []
 
     @contextmanager

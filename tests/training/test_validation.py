@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import tiny_model
 
 from fourreal_kernels.data import GridDataset
 from fourreal_kernels.training.validation import VALIDATION_GRIDS, validate
+from tiny_models import tiny_model
 
 
 class _Oracle(torch.nn.Module):
