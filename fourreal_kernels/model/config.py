@@ -32,6 +32,8 @@ class GridConfig:
         head: ``"warp"`` mixes the nearest given frames, displaced by predicted flows, with predicted colours;
             ``"direct"`` predicts colours only.
         head_features: channels per pixel inside the head.
+        mix_sharpness: factor of the warp head's mixing logits outside training: above 1 it rather chooses between the
+            displaced frames than averages them.
     """
 
     views: int = 8
@@ -50,6 +52,7 @@ class GridConfig:
     matching: bool = True
     head: str = "warp"
     head_features: int = 16
+    mix_sharpness: float = 1.0
 
     def __post_init__(self) -> None:
         for name, allowed in (("mode", MODES), ("head", HEADS)):
@@ -64,9 +67,10 @@ class GridConfig:
         for name in ("sync_per_channel", "source_input", "matching"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected True or False")
-        ratio = self.mlp_ratio
-        if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 < ratio < math.inf:
-            raise ValueError(f"mlp_ratio: got {ratio!r}, expected a positive number")
+        for name in ("mlp_ratio", "mix_sharpness"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"{name}: got {value!r}, expected a positive number")
         if self.matching and (self.height % 4 or self.width % 4):
             raise ValueError(f"matching: needs sides that are multiples of 4, got {self.height} x {self.width}")
         if self.patch % 2:

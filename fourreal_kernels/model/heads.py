@@ -81,10 +81,12 @@ class WarpHead(nn.Module):
         dim: C of the tokens.
         patch: pixels per token side.
         features: channels per pixel.
+        mix_sharpness: factor of the mixing logits outside training.
     """
 
-    def __init__(self, dim: int, patch: int, features: int):
+    def __init__(self, dim: int, patch: int, features: int, mix_sharpness: float = 1.0):
         super().__init__()
+        self.mix_sharpness = mix_sharpness
         self.pixels = _PixelFeatures(dim, patch, features)
         self.flow = nn.Conv2d(features, 4, 3, padding=1)
         self.refine = nn.Sequential(
@@ -116,7 +118,8 @@ class WarpHead(nn.Module):
         logits, colour = self.mix(hidden).chunk(2, dim=1)
         absent = torch.stack([~sources.has_same_view.flatten(), ~sources.has_same_time.flatten()], dim=1)
         penalty = F.pad(absent.to(logits.dtype) * _ABSENT, (0, 1))
-        weights = (logits + penalty[..., None, None]).softmax(dim=1).unsqueeze(2)
+        sharpness = 1.0 if self.training else self.mix_sharpness
+        weights = (sharpness * logits + penalty[..., None, None]).softmax(dim=1).unsqueeze(2)
         mixed = (weights * torch.stack([warped_view, warped_time, colour], dim=1)).sum(1)
         return GridPrediction(mixed.unflatten(0, grid), flow_view.unflatten(0, grid), flow_time.unflatten(0, grid))
 

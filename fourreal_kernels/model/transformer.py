@@ -49,8 +49,8 @@ class GridTransformer(nn.Module):
             [GridBlock(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)]
         )
         self.final_modulation = nn.Linear(config.dim, 2 * config.dim)
-        head = WarpHead if config.head == "warp" else DirectHead
-        self.head = head(config.dim, config.patch, config.head_features)
+        sizes = (config.dim, config.patch, config.head_features)
+        self.head = WarpHead(*sizes, config.mix_sharpness) if config.head == "warp" else DirectHead(*sizes)
         for layer in (self.modulation, self.final_modulation):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -1,9 +1,10 @@
-"""Exact overlap checks for operators that write into tensors they are given."""
+"""Overlap checks and bookkeeping for operators that write into tensors they are given."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 _MAX_WORK = 100_000
 
@@ -60,3 +61,8 @@ def require_writable(name: str, x: Tensor, **others: Tensor | None) -> None:
     for other_name, other in others.items():
         if other is not None and overlaps(x, other):
             raise ValueError(f"{name}: shares memory with {other_name}; pass buffers that do not overlap")
+
+
+def mark_written(*tensors: Tensor) -> None:
+    """Tell autograd that these tensors were written, which it does not see when a kernel writes through a pointer."""
+    increment_version(tensors)

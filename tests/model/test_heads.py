@@ -110,13 +110,13 @@ def test_a_token_reaches_its_own_patch_and_the_width_of_the_convolutions_around(
     sources = _sources()
     tokens, frames = (x.double() for x in _inputs())
     sources = Sources(*(x.double() if x.is_floating_point() else x for x in vars(sources).values()))
-    token = 5  # the last column of the second row
+    token = 3  # the first column of the second row
     changed = tokens.clone()
     changed[0, 0, 1, token] += 1
     before, after = (head(x, frames, sources, unaligned(sources)).frames for x in (tokens, changed))
     touched = (before != after).any(3)
     expected = torch.zeros_like(touched)
-    expected[0, 0, 1, PATCH - reach :, 2 * PATCH - reach :] = True
+    expected[0, 0, 1, PATCH - reach :, : PATCH + reach] = True
     assert torch.equal(touched, expected)
 
 

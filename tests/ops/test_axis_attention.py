@@ -290,4 +290,4 @@ def test_out_counts_as_a_mutation():
     out = torch.empty_like(q)
     before = out._version
     axis_attention(q, k, v, "vn", out=out)
-    assert out._version == before + 1
+    assert out._version > before

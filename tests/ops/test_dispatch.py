@@ -8,7 +8,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import fourreal_kernels
 from attention_cases import random_qkv
-from fourreal_kernels import available_backends, axis_attention, explain, two_stream_attention, use_backend
+from fourreal_kernels import (
+    available_backends,
+    axis_attention,
+    explain,
+    sync_exchange,
+    two_stream_attention,
+    use_backend,
+)
 from fourreal_kernels.dispatch import BACKENDS
 from fourreal_kernels.ops.axis_attention import reference, sdpa
 from op_backends import backends
@@ -246,8 +253,33 @@ def test_compiled_code_keeps_a_named_backend(calls):
     assert calls == ["sdpa forward"]
 
 
-def test_backends_give_the_same_public_signature():
-    """Every name in BACKENDS that loads has the two functions that dispatch asks for."""
+@pytest.mark.parametrize("compile_it", [False, True], ids=["eager", "compiled"])
+def test_an_exchange_that_needs_a_gradient_runs_where_there_is_a_backward(monkeypatch, compile_it):
+    """Forward and backward on one backend, the one that ``explain`` names; without grad any backend may be faster."""
+    ran = []
+    for name in backends("sync_exchange"):
+        module = fourreal_kernels.dispatch.load("sync_exchange", name)
+        for function in ("forward", "backward"):
+            if original := getattr(module, function, None):
+                def spy(*args, original=original, record=(name, function)):
+                    ran.append(record)
+                    return original(*args)
+
+                monkeypatch.setattr(module, function, spy)
+    torch._dynamo.reset()
+    call = torch.compile(sync_exchange, backend="aot_eager", fullgraph=True) if compile_it else sync_exchange
+    view, time, weight = torch.randn(2, 3, 8), torch.randn(2, 3, 8), torch.randn(2, 8, requires_grad=True)
+    chosen = explain("sync_exchange", view, time, weight, kind="hard").chosen
+    sum(x.sum() for x in call(view, time, weight, kind="hard")).backward()
+    assert ran == [(chosen, "forward"), (chosen, "backward")]
+    ran.clear()
+    with torch.no_grad():
+        chosen = explain("sync_exchange", view, time, weight, kind="hard").chosen
+        call(view, time, weight, kind="hard")
+    assert ran == [(chosen, "forward")]
+
+
+def test_every_backend_has_what_dispatch_asks_for():
     for op in ("axis_attention", "sync_exchange", "qk_norm_rope"):
         for name in backends(op):
             module = fourreal_kernels.dispatch.load(op, name)

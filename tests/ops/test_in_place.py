@@ -132,7 +132,7 @@ def test_exchange_counts_as_a_mutation_of_both_buffers(backend):
     versions = view._version, time._version
     with torch.no_grad():
         sync_exchange_(view, time, weight, kind="hard", backend=backend)
-    assert (view._version, time._version) == (versions[0] + 1, versions[1] + 1)
+    assert view._version > versions[0] and time._version > versions[1]
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         result.backward()
 
@@ -142,7 +142,7 @@ def test_rope_counts_as_a_mutation_of_both_buffers(backend):
     q, k, *rest = norm_rope_arguments(SHAPE)
     versions = q._version, k._version
     qk_norm_rope_(q, k, *rest, backend=backend)
-    assert (q._version, k._version) == (versions[0] + 1, versions[1] + 1)
+    assert q._version > versions[0] and k._version > versions[1]
 
 
 def test_tensors_that_require_grad_are_accepted_under_no_grad():

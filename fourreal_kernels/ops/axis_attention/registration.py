@@ -13,7 +13,7 @@ from ... import dispatch
 from ...grid import parse_axes
 from ..checks import accumulation_dtype
 from ..library import define, differentiable
-from ..memory import require_writable
+from ..memory import mark_written, require_writable
 from .call import attention_call
 
 
@@ -41,6 +41,7 @@ def _forward_out(q, k, v, axes: str, scale: float, deterministic: bool, backend:
     implementation = _backend(q, axes, deterministic, backend)
     lse = _empty_lse(q)
     implementation.forward(q, k, v, parse_axes(axes), scale, out, lse)
+    mark_written(out)
     return lse
 
 

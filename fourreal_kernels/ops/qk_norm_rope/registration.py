@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ... import dispatch
 from ..library import define, differentiable
-from ..memory import require_writable
+from ..memory import mark_written, require_writable
 from .call import norm_rope_call
 
 _INPUTS = (
@@ -39,6 +39,7 @@ def _in_place(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str) -> N
     implementation = _implementation(q, q_weight, cos, backend, in_place=True)
     implementation.forward(q, q_weight, cos, sin, eps, q)
     implementation.forward(k, k_weight, cos, sin, eps, k)
+    mark_written(q, k)
 
 
 def _in_place_fake(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str) -> None:

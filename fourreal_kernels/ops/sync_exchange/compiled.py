@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..checks import accumulation_dtype
@@ -44,4 +43,4 @@ def _as_grid(x: Tensor) -> Tensor:
 
 def _as_accumulated(x: Tensor | None) -> Tensor | None:
     """Parameters are small: the kernel reads them contiguous in its accumulation dtype."""
-    return None if x is None else x.detach().to(accumulation_dtype(x.dtype), memory_format=torch.contiguous_format)
+    return None if x is None else x.detach().to(accumulation_dtype(x.dtype)).contiguous()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ... import dispatch
 from ..library import define, differentiable
-from ..memory import require_writable
+from ..memory import mark_written, require_writable
 from .call import exchange_call
 
 _INPUTS = (
@@ -39,6 +39,7 @@ def _in_place(view, time, weight, bias, input_scale, gate, kind: str, backend: s
     require_writable("time", time, **parameters)
     implementation = _implementation(view, weight, kind, backend, in_place=True)
     implementation.forward(view, time, weight, bias, input_scale, gate, kind, view, time)
+    mark_written(view, time)
 
 
 def _in_place_fake(view, time, weight, bias, input_scale, gate, kind: str, backend: str) -> None:
