@@ -75,13 +75,18 @@ def test_interrupt_ends_the_rendering_too(recipe, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(fourreal_kernels.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fourreal_kernels.cli", "train", "--recipe", recipe, "--out", out]
     command += ["--minutes", "30", "--scenes", "100000", "--workers", "1", "--threads", "1"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 240
-    while not (out / "recipe.json").is_file():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not (out / "recipe.json").is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors.endswith("fourreal: interrupted\n") and "Traceback" not in errors
     marker = str(out / "data")
@@ -90,6 +95,11 @@ def test_interrupt_ends_the_rendering_too(recipe, tmp_path):
     rendered = len(list((out / "data").iterdir()))
     time.sleep(0.5)
     assert len(list((out / "data").iterdir())) == rendered
+
+
+def _heed_interrupts() -> None:
+    """A test run in the background of a shell ignores interrupts, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _command_lines() -> list[Path]:
