@@ -9,7 +9,7 @@ from torch import nn
 
 
 class EMA:
-    """Averaged copy of a model. The decay grows from 0.1 towards ``decay`` so that early weights are forgotten.
+    """Averaged copy of a model. The decay grows from 0.2 towards ``decay`` so that early weights are forgotten.
 
     Args:
         model: the trained model.

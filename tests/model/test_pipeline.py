@@ -18,8 +18,8 @@ def pipeline():
 
 
 def _clips(views=VIEWS, times=TIMES):
-    """A fixed-view and a freeze-time video that share their first frame."""
-    fixed_view, freeze_time = torch.rand(times, *SIZE), torch.rand(views, *SIZE)
+    """A fixed-view and a freeze-time video that share their first frame, of values that [-1, 1] cannot hold exactly."""
+    fixed_view, freeze_time = torch.rand(times, *SIZE) ** 3, torch.rand(views, *SIZE) ** 3
     freeze_time[0] = fixed_view[0]
     return fixed_view, freeze_time
 
@@ -105,7 +105,7 @@ def test_other_grids_than_the_trained_one_are_noted(pipeline, views, times):
 def test_complete_takes_any_mask_and_reads_given_frames_only(pipeline, density, seed):
     given = torch.rand(VIEWS, TIMES, generator=torch.Generator().manual_seed(seed)) < density
     given[seed, seed] = True
-    frames = torch.rand(VIEWS, TIMES, *SIZE)
+    frames = torch.rand(VIEWS, TIMES, *SIZE) ** 3
     hidden = torch.where(given[..., None, None, None], frames, float("nan"))
     video = pipeline.complete(hidden, given, steps=2, progress=False)
     assert video.frames.isfinite().all() and video.frames.min() >= 0 and video.frames.max() <= 1

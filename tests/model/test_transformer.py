@@ -126,13 +126,19 @@ def test_sigma_mask_and_frame_order_matter(mode):
         assert (other - default).abs().max() > 1e-3, name
 
 
-def test_contexts_tell_the_streams_apart():
-    model = random_model(mode="two_stream_soft")
+@every_mode
+def test_contexts_tell_the_streams_apart(mode):
+    """Fused attention has one stream, whose context is the mean of both."""
+    model = random_model(mode=mode)
     inputs = model_inputs(model)
     default = model(*inputs).frames
     with torch.no_grad():
         model.context_embedding.copy_(model.context_embedding.flip(0))
-    assert (model(*inputs).frames - default).abs().max() > 1e-3
+        flipped = (model(*inputs).frames - default).abs().max()
+        model.context_embedding[1] += 1
+        other = (model(*inputs).frames - default).abs().max()
+    assert flipped == 0 if mode == "fused" else flipped > 1e-3
+    assert other > 1e-3
 
 
 @every_mode

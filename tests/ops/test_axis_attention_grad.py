@@ -13,6 +13,11 @@ from op_numerics import LOW_PRECISION, assert_close_as_pytorch, bitwise_equal, d
 
 BACKENDS = backends("axis_attention")
 LSE_MAGNITUDE = 8.0
+
+
+def lse_magnitude(backend: str, axes: str) -> float:
+    """The sdpa backend makes the log-sum-exp of a union of three that PyTorch's kernel has each rounded to fp32."""
+    return LSE_MAGNITUDE * (3 if backend == "sdpa" and "|" in axes else 1)
 """A backward takes its weights as exp(score - lse) from an lse rounded to its dtype; here lse stays below 8."""
 USES = {"out": (True, False), "lse": (False, True), "out and lse": (True, True)}
 
@@ -74,7 +79,7 @@ def test_gradients_in_low_precision(backend, axes, dtype):
     exact = gradients([x.double() for x in qkv], axes, grads, "out and lse", "reference")
     plain = dense_gradients(qkv, axes, grads, "out and lse", dtype)
     for actual, wanted, eager in zip(gradients(qkv, axes, grads, "out and lse", backend), exact, plain, strict=True):
-        assert_close_as_pytorch(actual, wanted, eager, lse_magnitude=LSE_MAGNITUDE)
+        assert_close_as_pytorch(actual, wanted, eager, lse_magnitude=lse_magnitude(backend, axes))
 
 
 @pytest.mark.parametrize("tokens", [1, 63, 65, 130])
@@ -88,7 +93,7 @@ def test_gradients_of_token_counts(backend, axes, tokens):
     exact = dense_gradients(qkv, axes, grads, "out and lse", torch.float64)
     plain = dense_gradients(qkv, axes, grads, "out and lse", torch.float32)
     for actual, wanted, eager in zip(gradients(qkv, axes, grads, "out and lse", backend), exact, plain, strict=True):
-        assert_close_as_pytorch(actual, wanted, eager, lse_magnitude=LSE_MAGNITUDE)
+        assert_close_as_pytorch(actual, wanted, eager, lse_magnitude=lse_magnitude(backend, axes))
 
 
 @pytest.mark.parametrize("grid", [(3, 1, 2, 3), (3, 2, 1, 3), (3, 2, 3, 1), (1, 1, 1, 1)], ids=str)

@@ -1,4 +1,4 @@
-"""``torch.compile`` and ``torch.export``: one graph, one compilation for every batch size, the results of eager."""
+"""``torch.compile``: one graph, one compilation for every batch size, the results of eager."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from attention_cases import random_qkv
@@ -21,6 +20,7 @@ from fourreal_kernels import (
     two_stream_attention,
 )
 from op_numerics import assert_close_as_pytorch, bitwise_equal
+from operator_layer import Layer, streams
 from rope_formula import norm_rope_arguments
 
 GRID = (2, 3, 4, 2, 8)
@@ -241,55 +241,6 @@ def test_tokens_and_views_may_change_too():
         wanted = axis_attention(*qkv, "vn|tn", return_lse=True)
         assert all(bitwise_equal(a, b) for a, b in zip(compiled(*qkv), wanted, strict=True))
     assert counter.frame_count == 1
-
-
-class Layer(nn.Module):
-    """One two-stream layer made of every operator."""
-
-    def __init__(self, heads=2, head_dim=8):
-        super().__init__()
-        dim = heads * head_dim
-        self.shape = (3, heads, head_dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.norm = nn.Parameter(torch.ones(head_dim))
-        self.exchange = nn.Parameter(torch.randn(2, 2, dim))
-        angle = torch.randn(3, 1, head_dim // 2)
-        self.register_buffer("cos", angle.cos())
-        self.register_buffer("sin", angle.sin())
-
-    def project(self, x):
-        q, k, v = self.qkv(x).unflatten(-1, self.shape).unbind(-3)
-        return *qk_norm_rope(q, k, self.norm, self.norm, self.cos, self.sin), v
-
-    def forward(self, view, time):
-        out_view, out_time = two_stream_attention(self.project(view), self.project(time))
-        fused, lse = axis_attention(*self.project(view), "vn|tn", return_lse=True)
-        merged, _ = merge_attention([out_view, fused], [lse, lse])
-        return sync_exchange(merged.flatten(-2), out_time.flatten(-2), self.exchange, kind="soft")
-
-
-def streams(batch):
-    return torch.randn(batch, 2, 3, 4, 16), torch.randn(batch, 2, 3, 4, 16)
-
-
-def test_export_with_a_dynamic_batch():
-    layer = Layer()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(layer, streams(2), dynamic_shapes=({0: batch}, {0: batch}))
-    called = {str(node.target) for node in program.graph.nodes if "fourreal_kernels" in str(node.target)}
-    assert {f"fourreal_kernels.{op}.default" for op in (
-        "axis_attention", "two_stream_attention", "sync_exchange", "qk_norm_rope")} <= called
-    for size in (2, 3, 7):
-        inputs = streams(size)
-        for actual, wanted in zip(program.module()(*inputs), layer(*inputs), strict=True):
-            assert bitwise_equal(actual, wanted)
-
-
-def test_exported_program_survives_saving(tmp_path):
-    layer, inputs = Layer(), streams(2)
-    torch.export.save(torch.export.export(layer, inputs), tmp_path / "layer.pt2")
-    loaded = torch.export.load(tmp_path / "layer.pt2").module()
-    assert all(bitwise_equal(a, b) for a, b in zip(loaded(*inputs), layer(*inputs), strict=True))
 
 
 def test_a_whole_layer_trains_as_in_eager():

@@ -150,6 +150,18 @@ def test_a_folder_with_a_run_of_another_recipe_is_refused(change, grids, tmp_pat
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_validation_grids_are_not_trained_on(grids, tmp_path, monkeypatch):
+    index, drawn = trainer.BatchSampler._index, []
+
+    def recorded(sampler):
+        drawn.append(index(sampler))
+        return drawn[-1]
+
+    monkeypatch.setattr(trainer.BatchSampler, "_index", recorded)
+    quiet_train(tiny_recipe(GRIDS), grids, tmp_path, steps=12)
+    assert set(drawn) == {VALIDATION_GRIDS, VALIDATION_GRIDS + 1}
+
+
 def _only(tmp_path, seeds, **options):
     folder = tmp_path / "data"
     settings = {"size": 16, "views": VIEWS, "times": VIEWS, "light_samples": 0} | options
