@@ -50,8 +50,8 @@ def align(frames: Tensor, given: Tensor, sources: Sources) -> Alignment:
         return unaligned(sources)
     corner, same_view, same_time = (index.flatten()[missing] for index in _frame_indices(given, sources))
     to_view, to_time = _match_pairs(frames.flatten(0, 2), corner, same_view, same_time)
-    flat = frames.flatten(0, 2)
-    composed = compose(flat[corner], flat[same_view], flat[same_time], to_view, to_time)
+    beside = (x.flatten(0, 2)[missing] for x in (sources.corner, sources.same_view, sources.same_time))
+    composed = compose(*beside, to_view, to_time)
     result = []
     for values in composed:
         full = values.new_zeros(given.numel(), *values.shape[1:])
