@@ -9,6 +9,8 @@
 #endif
 
 #include "arguments.hpp"
+#include "cpu_module.hpp"
+#include "fourreal/ceilings.hpp"
 #include "fourreal/instruction_set.hpp"
 
 namespace py = pybind11;
@@ -28,7 +30,9 @@ py::list usable_instruction_sets() {
 
 std::string instruction_set() { return fourreal::cpu::instruction_set_name(fourreal::cpu::best_instruction_set()); }
 
-InstructionSet instruction_set_argument(const std::string& name) {
+}  // namespace
+
+InstructionSet fourreal::bindings::instruction_set_argument(const std::string& name) {
     if (name == "auto") return fourreal::cpu::best_instruction_set();
     const auto usable = fourreal::cpu::usable_instruction_sets();
     InstructionSet set;
@@ -40,6 +44,8 @@ InstructionSet instruction_set_argument(const std::string& name) {
     throw std::invalid_argument("instruction_set: expected one of " + expected + " on this processor, got '" + name + "'");
 }
 
+namespace {
+
 void sync_exchange_hard_channel(Address view, Address time, Address out_view, Address out_time, const std::string& dtype,
                                 const Integers& sizes, const Integers& view_strides, const Integers& time_strides,
                                 const Integers& out_view_strides, const Integers& out_time_strides, Address weight,
@@ -47,7 +53,7 @@ void sync_exchange_hard_channel(Address view, Address time, Address out_view, Ad
     const auto args = fourreal::bindings::hard_channel_exchange(view, time, out_view, out_time, dtype, sizes, view_strides,
                                                                 time_strides, out_view_strides, out_time_strides, weight,
                                                                 bias, input_scale, gate);
-    const InstructionSet set = instruction_set_argument(instruction_set);
+    const InstructionSet set = fourreal::bindings::instruction_set_argument(instruction_set);
     py::gil_scoped_release release;
     fourreal::cpu::sync_exchange_hard_channel(args, set);
 }
@@ -86,6 +92,10 @@ PYBIND11_MODULE(_cpu, module) {
                "float32 otherwise; address 0 = absent. The outputs may be the inputs. ValueError: bad sizes, strides, dtype.");
     module.def("instruction_set", &instruction_set, "The instruction set that kernels use here: 'avx512', 'avx2' or 'portable'.");
     module.def("usable_instruction_sets", &usable_instruction_sets, "Every instruction set that can run here, widest first.");
+    module.def("measure_fma_gflops", &fourreal::cpu::measure_fma_gflops, "milliseconds"_a = 200,
+               py::call_guard<py::gil_scoped_release>(), "float32 GFLOP/s of multiply-adds on all threads.");
+    module.def("measure_copy_gbs", &fourreal::cpu::measure_copy_gbs, "megabytes"_a = 128, "repeats"_a = 8,
+               py::call_guard<py::gil_scoped_release>(), "GB/s, read plus written, of a copy on all threads.");
     module.def("max_threads", &max_threads, "How many threads a kernel called from this thread may use.");
     module.def("build_info", &build_info, "How this library was built: version, compiler, archs, openmp (date of its API).");
 }

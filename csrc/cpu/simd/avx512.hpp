@@ -1,0 +1,129 @@
+// Vectors of 16 floats for processors with AVX-512 F, BW, DQ and VL. Compiled only with those instructions enabled.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "fourreal/dtype.hpp"
+#include "fourreal/instruction_set.hpp"
+
+namespace fourreal::cpu::avx512 {
+
+using Vec = __m512;
+constexpr int kWidth = 16;
+// Registers of a tile of matrix products: rows x (columns / kWidth), leaving some for operands.
+constexpr int kTileRows = 8;
+constexpr int kTileVectors = 3;
+
+FOURREAL_ALWAYS_INLINE Vec zero() { return _mm512_setzero_ps(); }
+FOURREAL_ALWAYS_INLINE Vec broadcast(float value) { return _mm512_set1_ps(value); }
+
+FOURREAL_ALWAYS_INLINE __mmask16 first_lanes(int count) {
+    return static_cast<__mmask16>((1u << count) - 1u);
+}
+
+FOURREAL_ALWAYS_INLINE Vec load(const float* from) { return _mm512_loadu_ps(from); }
+FOURREAL_ALWAYS_INLINE void store(float* to, Vec x) { _mm512_storeu_ps(to, x); }
+FOURREAL_ALWAYS_INLINE Vec load_first(const float* from, int count) {
+    return _mm512_maskz_loadu_ps(first_lanes(count), from);
+}
+FOURREAL_ALWAYS_INLINE void store_first(float* to, Vec x, int count) {
+    _mm512_mask_storeu_ps(to, first_lanes(count), x);
+}
+
+FOURREAL_ALWAYS_INLINE Vec widen(__m256i half, BFloat16) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+FOURREAL_ALWAYS_INLINE Vec widen(__m256i half, Float16) { return _mm512_cvtph_ps(half); }
+
+FOURREAL_ALWAYS_INLINE __m256i narrow(Vec x, BFloat16) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, bias), 16);
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc0)));
+}
+FOURREAL_ALWAYS_INLINE __m256i narrow(Vec x, Float16) {
+    return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+template <typename T>
+FOURREAL_ALWAYS_INLINE Vec load(const T* from) {
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), T{});
+}
+template <typename T>
+FOURREAL_ALWAYS_INLINE void store(T* to, Vec x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(x, T{}));
+}
+template <typename T>
+FOURREAL_ALWAYS_INLINE Vec load_first(const T* from, int count) {
+    return widen(_mm256_maskz_loadu_epi16(first_lanes(count), from), T{});
+}
+template <typename T>
+FOURREAL_ALWAYS_INLINE void store_first(T* to, Vec x, int count) {
+    _mm256_mask_storeu_epi16(to, first_lanes(count), narrow(x, T{}));
+}
+
+// Past the caches; `to` is aligned to the vector. A stream_fence() must follow the last one.
+FOURREAL_ALWAYS_INLINE void stream(float* to, Vec x) { _mm512_stream_ps(to, x); }
+template <typename T>
+FOURREAL_ALWAYS_INLINE void stream(T* to, Vec x) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), narrow(x, T{}));
+}
+FOURREAL_ALWAYS_INLINE void stream_fence() { _mm_sfence(); }
+
+FOURREAL_ALWAYS_INLINE Vec fmadd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+FOURREAL_ALWAYS_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+FOURREAL_ALWAYS_INLINE Vec sqrt(Vec a) { return _mm512_sqrt_ps(a); }
+FOURREAL_ALWAYS_INLINE bool any_greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
+// `a` in the first `count` lanes, `b` in the others.
+FOURREAL_ALWAYS_INLINE Vec select_first(int count, Vec a, Vec b) {
+    return _mm512_mask_mov_ps(b, first_lanes(count), a);
+}
+
+// x split as nearest integer and the rest in [-0.5, 0.5]; two_to(integer) * value afterwards.
+FOURREAL_ALWAYS_INLINE Vec round_nearest(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
+FOURREAL_ALWAYS_INLINE Vec scale_by_power_of_two(Vec value, Vec integer) { return _mm512_scalef_ps(value, integer); }
+
+FOURREAL_ALWAYS_INLINE float reduce_add(Vec x) { return _mm512_reduce_add_ps(x); }
+FOURREAL_ALWAYS_INLINE float reduce_max(Vec x) { return _mm512_reduce_max_ps(x); }
+
+// (x1, x0, x3, x2, ...): the partner of each lane in its pair.
+FOURREAL_ALWAYS_INLINE Vec swap_pairs(Vec x) { return _mm512_permute_ps(x, 0xb1); }
+
+FOURREAL_ALWAYS_INLINE Vec low_pairs(Vec a, Vec b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+FOURREAL_ALWAYS_INLINE Vec high_pairs(Vec a, Vec b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+}
+
+FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
+    Vec t[kWidth];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        rows[i] = low_pairs(t[i], t[i + 2]);
+        rows[i + 1] = high_pairs(t[i], t[i + 2]);
+        rows[i + 2] = low_pairs(t[i + 1], t[i + 3]);
+        rows[i + 3] = high_pairs(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        rows[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+        rows[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+        rows[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+        rows[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+}  // namespace fourreal::cpu::avx512

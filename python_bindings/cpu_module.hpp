@@ -1,0 +1,15 @@
+// What the binding files of the CPU module share. Each binds the kernels of one operator.
+#pragma once
+
+#include <string>
+
+#include <pybind11/pybind11.h>
+
+#include "fourreal/instruction_set.hpp"
+
+namespace fourreal::bindings {
+
+// "auto" is the widest that can run here. std::invalid_argument for a name that is not known or cannot run.
+cpu::InstructionSet instruction_set_argument(const std::string& name);
+
+}  // namespace fourreal::bindings
