@@ -107,8 +107,8 @@ def select(op_name: str, call: Any, backend: str) -> str:
         NotImplementedError: the explicit backend refuses the call, or no backend accepts it.
     """
     op = _operator(op_name)
-    if backend == "auto" and _forced and _forced[-1] in op.backends:
-        backend = _forced[-1]
+    if backend == "auto":
+        backend = next((name for name in reversed(_forced) if name == "auto" or name in op.backends), "auto")
     if backend != "auto":
         reason = _why_not(op, backend, call)
         if reason:
@@ -165,7 +165,9 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Use one backend wherever ``backend=None`` was passed, for every operator that has it; others stay automatic.
+    """Use one backend wherever ``backend=None`` was passed, for every operator that has it.
+
+    Other operators follow the next enclosing context that names a backend they have, else stay automatic.
 
     Process-wide while the context is open (backward passes run in threads of their own), as
     ``torch.nn.attention.sdpa_kernel`` is.

@@ -10,7 +10,8 @@ bool pointwise_attention_forward(const AttentionForward& args, InstructionSet se
 bool pointwise_attention_backward(const AttentionBackward& args, InstructionSet set);
 
 // Groups with the token axis ("n", "vn", "tn", "vtn", "vn|tn"): lists of whole frames.
-bool frame_attention_forward(const AttentionForward& args, InstructionSet set);
+// One or two calls, in one parallel region.
+bool frame_attention_forward(const AttentionForward* calls, int count, InstructionSet set);
 bool frame_attention_backward(const AttentionBackward& args, InstructionSet set);
 
 }  // namespace fourreal::cpu

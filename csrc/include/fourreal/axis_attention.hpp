@@ -73,6 +73,9 @@ const char* axis_attention_refusal(const AttentionShape& shape);
 // Threads follow OpenMP. Results have the same bits for any thread count. Return false if memory for scratch is missing:
 // then nothing, or part of the outputs, has been written.
 bool axis_attention_forward(const AttentionForward& args, InstructionSet set = best_instruction_set());
+// Two calls in one parallel region.
+bool axis_attention_forward_pair(const AttentionForward& first, const AttentionForward& second,
+                                 InstructionSet set = best_instruction_set());
 bool axis_attention_backward(const AttentionBackward& args, InstructionSet set = best_instruction_set());
 
 }  // namespace cpu

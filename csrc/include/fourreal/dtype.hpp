@@ -20,6 +20,16 @@ constexpr const char* dtype_name(DType dtype) {
     return "unknown";
 }
 
+constexpr std::int64_t element_size(DType dtype) {
+    switch (dtype) {
+        case DType::kFloat32: return 4;
+        case DType::kFloat64: return 8;
+        case DType::kFloat16:
+        case DType::kBFloat16: return 2;
+    }
+    return 0;
+}
+
 // The names are torch's, without "torch.". Returns false for any other name.
 inline bool parse_dtype(std::string_view name, DType* dtype) {
     for (DType candidate : {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16}) {

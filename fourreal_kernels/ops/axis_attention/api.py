@@ -13,7 +13,8 @@ from .. import checks
 from . import registration  # noqa: F401  (defines the torch operators)
 from .call import AttentionCall, attention_call, check_inputs, check_scale
 
-_AUTO = {"cpu": ("sdpa", "reference"), "cuda": ("sdpa", "reference")}
+_BACKENDS = ("reference", "sdpa", "cpu")
+_AUTO = {"cpu": ("cpu", "sdpa", "reference"), "cuda": ("sdpa", "reference")}
 
 
 def axis_attention(
@@ -135,4 +136,4 @@ def _describe_two_stream(view_qkv, time_qkv, *, scale=None, backend=None) -> Att
 
 
 for _name, _describe in (("axis_attention", _describe_axis_attention), ("two_stream_attention", _describe_two_stream)):
-    dispatch.register(dispatch.Operator(_name, __package__, ("reference", "sdpa"), _AUTO, _describe))
+    dispatch.register(dispatch.Operator(_name, __package__, _BACKENDS, _AUTO, _describe))

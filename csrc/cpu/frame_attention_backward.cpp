@@ -1,0 +1,165 @@
+#include "attention_paths.hpp"
+#include "frame_plan.hpp"
+#include "kernels/frame_attention_backward.hpp"
+#include "scratch.hpp"
+
+namespace fourreal::cpu {
+namespace {
+
+// Fewer items than this are divided further. By the shape alone, not by the threads: it decides the order of the sums.
+constexpr std::int64_t kWantedTasks = 8;
+
+// A call divided into tasks: the query groups of an item, or a part of them. A task adds to its own sums for dk and dv; the
+// sums of the tasks of an item are added in their order.
+class BackwardWork {
+public:
+    BackwardWork(const AttentionBackward& args, InstructionSet set)
+        : args_(args),
+          plan_(args.shape),
+          groups_(plan_, 3 * plan_.padded() + 2 * sum_stride()),
+          tasks_per_item_(std::min(groups_per_item(), (kWantedTasks + items() - 1) / items())),
+          pack_(FOURREAL_KERNEL_FOR(set, pack_rows)),
+          unpack_(FOURREAL_KERNEL_FOR(set, unpack_rows)),
+          add_(FOURREAL_KERNEL_FOR(set, add_floats)),
+          differentiate_(FOURREAL_KERNEL_FOR(set, differentiate_group)) {}
+
+    std::int64_t items() const { return plan_.items(); }
+    std::int64_t frames() const { return plan_.frames(); }
+    std::int64_t tasks_per_item() const { return tasks_per_item_; }
+
+    // Floats of the packed keys and values of an item, and of the sums of a task.
+    std::int64_t packed_size() const { return aligned_count<float>(2 * plan_.rows() * plan_.padded()); }
+    std::int64_t sums_size() const { return aligned_count<float>(2 * plan_.rows() * sum_stride()); }
+    std::int64_t scratch_size() const {
+        return aligned_count<float>(gradient_group_scratch(groups_.largest(), plan_.size(kAttChannel)));
+    }
+    std::int64_t index_size() const {
+        return aligned_count<std::int64_t>(kOffsetLists * groups_.largest() + 2 * plan_.most_runs());
+    }
+
+    void pack_frame(std::int64_t item_index, std::int64_t frame, float* packed) const {
+        const FrameItem item = plan_.item(item_index);
+        const std::int64_t first = frame * plan_.tokens() * plan_.padded();
+        pack_(plan_.frame_rows(item, frame, args_.k), packed + first);
+        pack_(plan_.frame_rows(item, frame, args_.v), packed + plan_.rows() * plan_.padded() + first);
+    }
+
+    void run_task(std::int64_t item, std::int64_t task, const float* packed, float* sums, float* scratch,
+                  std::int64_t* indices) const {
+        std::fill_n(sums, sums_size(), 0.0f);
+        const std::int64_t begin = groups_per_item() * task / tasks_per_item_;
+        const std::int64_t end = groups_per_item() * (task + 1) / tasks_per_item_;
+        for (std::int64_t group = begin; group < end; ++group) differentiate(item, group, packed, sums, scratch, indices);
+    }
+
+    // The sums of an item lie one behind the other.
+    void write_frame(std::int64_t item_index, std::int64_t frame, float* sums) const {
+        const FrameItem item = plan_.item(item_index);
+        const std::int64_t floats = plan_.tokens() * sum_stride();
+        float* const dk = sums + frame * floats;
+        float* const dv = dk + plan_.rows() * sum_stride();
+        for (std::int64_t task = 1; task < tasks_per_item_; ++task) {
+            add_(dk + task * sums_size(), dk, floats);
+            add_(dv + task * sums_size(), dv, floats);
+        }
+        unpack_(dk, plan_.frame_rows(item, frame, args_.dk));
+        unpack_(dv, plan_.frame_rows(item, frame, args_.dv));
+    }
+
+private:
+    static constexpr int kOffsetLists = 6;
+
+    std::int64_t sum_stride() const { return vector_padded_channels(plan_.size(kAttChannel)); }
+    std::int64_t groups_per_item() const { return plan_.query_sets() * groups_.count(); }
+
+    void differentiate(std::int64_t item_index, std::int64_t group_index, const float* packed, float* sums, float* scratch,
+                       std::int64_t* indices) const {
+        const FrameItem item = plan_.item(item_index);
+        const std::int64_t query_set = group_index / groups_.count(), index = group_index % groups_.count();
+        const std::int64_t first = query_set * plan_.queries_per_set() + groups_.first(index), count = groups_.size(index);
+        GradientGroup group{};
+        group.dtype = args_.shape.dtype;
+        group.channels = plan_.size(kAttChannel);
+        group.scale = args_.shape.scale;
+        group.count = count;
+        const auto offsets_in = [&](const auto& tensor) {
+            std::int64_t* const list = indices;
+            indices += count;
+            plan_.row_offsets(item, first, count, tensor, list);
+            return list;
+        };
+        group.queries = args_.q.data, group.query_offsets = offsets_in(args_.q);
+        group.out = args_.out.data, group.out_offsets = offsets_in(args_.out);
+        group.grad_out = args_.grad_out.data, group.grad_out_offsets = offsets_in(args_.grad_out);
+        group.lse = static_cast<const float*>(args_.lse.data), group.lse_offsets = offsets_in(args_.lse);
+        group.grad_lse = static_cast<const float*>(args_.grad_lse.data), group.grad_lse_offsets = offsets_in(args_.grad_lse);
+        group.dq = args_.dq.data, group.dq_offsets = offsets_in(args_.dq);
+        group.keys = packed, group.values = packed + plan_.rows() * plan_.padded();
+        group.dk = sums, group.dv = sums + plan_.rows() * sum_stride();
+        KeyRun* const runs = reinterpret_cast<KeyRun*>(indices);
+        group.run_count = plan_.key_runs(query_set, runs);
+        group.runs = runs;
+        differentiate_(group, scratch);
+    }
+
+    const AttentionBackward& args_;
+    const FramePlan plan_;
+    const QueryGroups groups_;
+    const std::int64_t tasks_per_item_;
+    decltype(&portable::pack_rows) pack_;
+    decltype(&portable::unpack_rows) unpack_;
+    decltype(&portable::add_floats) add_;
+    decltype(&portable::differentiate_group) differentiate_;
+};
+
+// Each thread packs, computes and writes whole items.
+bool run_items_apart(const BackwardWork& work, int threads) {
+    const std::int64_t each = work.packed_size() + work.sums_size() + work.scratch_size();
+    const Scratch<float> floats = make_scratch<float>(threads * each);
+    const Scratch<std::int64_t> indices = make_scratch<std::int64_t>(threads * work.index_size());
+    if (!floats || !indices) return false;
+    const std::int64_t items = work.items(), frames = work.frames();
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (std::int64_t item = 0; item < items; ++item) {
+        float* const packed = floats.get() + thread_index() * each;
+        float* const sums = packed + work.packed_size();
+        for (std::int64_t frame = 0; frame < frames; ++frame) work.pack_frame(item, frame, packed);
+        work.run_task(item, 0, packed, sums, sums + work.sums_size(), indices.get() + thread_index() * work.index_size());
+        for (std::int64_t frame = 0; frame < frames; ++frame) work.write_frame(item, frame, sums);
+    }
+    return true;
+}
+
+// With few items: threads share the frames to pack, then the tasks, then the frames to write, of all items.
+bool run_items_together(const BackwardWork& work, int threads) {
+    const std::int64_t items = work.items(), frames = work.frames(), tasks = work.tasks_per_item();
+    const Scratch<float> packed = make_scratch<float>(items * work.packed_size());
+    const Scratch<float> sums = make_scratch<float>(items * tasks * work.sums_size());
+    const Scratch<float> scratch = make_scratch<float>(threads * work.scratch_size());
+    const Scratch<std::int64_t> indices = make_scratch<std::int64_t>(threads * work.index_size());
+    if (!packed || !sums || !scratch || !indices) return false;
+    const auto packed_of = [&](std::int64_t item) { return packed.get() + item * work.packed_size(); };
+    const auto sums_of = [&](std::int64_t item) { return sums.get() + item * tasks * work.sums_size(); };
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (std::int64_t i = 0; i < items * frames; ++i) work.pack_frame(i / frames, i % frames, packed_of(i / frames));
+#pragma omp for schedule(dynamic, 1)
+        for (std::int64_t i = 0; i < items * tasks; ++i)
+            work.run_task(i / tasks, i % tasks, packed_of(i / tasks), sums_of(i / tasks) + i % tasks * work.sums_size(),
+                          scratch.get() + thread_index() * work.scratch_size(),
+                          indices.get() + thread_index() * work.index_size());
+#pragma omp for schedule(static)
+        for (std::int64_t i = 0; i < items * frames; ++i) work.write_frame(i / frames, i % frames, sums_of(i / frames));
+    }
+    return true;
+}
+
+}  // namespace
+
+bool frame_attention_backward(const AttentionBackward& args, InstructionSet set) {
+    const BackwardWork work(args, set);
+    return work.tasks_per_item() > 1 ? run_items_together(work, thread_limit()) : run_items_apart(work, thread_limit());
+}
+
+}  // namespace fourreal::cpu

@@ -1,0 +1,130 @@
+// How attention over whole frames is divided into independent work.
+//
+// An item is one (batch entry, head, line of frames): what shares packed keys. Its frames are numbered view-major, its rows
+// are the tokens of its frames. For one group of axes all rows attend to all rows; for "vn|tn" the item is the whole grid, and
+// the rows of a frame attend to the frames of the same view and those of the same timestep. Divisions depend on the shape
+// alone, never on the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "fourreal/axis_attention.hpp"
+#include "kernels/frame_attention.hpp"
+
+namespace fourreal::cpu {
+
+struct FrameItem {
+    std::int64_t batch;
+    std::int64_t head;
+    std::int64_t first_view;
+    std::int64_t first_time;
+};
+
+class FramePlan {
+public:
+    explicit FramePlan(const AttentionShape& shape)
+        : shape_(shape),
+          is_union_(shape.axes.count == 2),
+          views_(is_union_ || shape.axes.groups[0].view ? size(kAttView) : 1),
+          times_(is_union_ || shape.axes.groups[0].time ? size(kAttTime) : 1) {}
+
+    std::int64_t size(AttentionAxis axis) const { return shape_.sizes[axis]; }
+    std::int64_t tokens() const { return size(kAttToken); }
+    std::int64_t padded() const { return padded_channels(size(kAttChannel)); }
+
+    std::int64_t items() const { return size(kAttBatch) * size(kAttHead) * lines(); }
+    std::int64_t frames() const { return views_ * times_; }
+    std::int64_t rows() const { return frames() * tokens(); }
+
+    // Neighbouring items are heads of one line: their rows lie side by side.
+    FrameItem item(std::int64_t index) const {
+        const std::int64_t heads = size(kAttHead), line = index / heads % lines();
+        const std::int64_t times = size(kAttTime) / times_;
+        return {index / heads / lines(), index % heads, line / times, line % times};
+    }
+
+    // Sets of rows that attend to the same keys.
+    std::int64_t query_sets() const { return is_union_ ? frames() : 1; }
+    std::int64_t queries_per_set() const { return rows() / query_sets(); }
+
+    // At most this many runs of keys; returns how many.
+    std::int64_t most_runs() const { return is_union_ ? views_ : 1; }
+    std::int64_t key_runs(std::int64_t query_set, KeyRun* runs) const {
+        if (!is_union_) {
+            runs[0] = {0, rows()};
+            return 1;
+        }
+        const std::int64_t own_view = query_set / times_, time = query_set % times_;
+        std::int64_t count = 0;
+        runs[count++] = {own_view * times_ * tokens(), times_ * tokens()};
+        for (std::int64_t view = 0; view < views_; ++view)
+            if (view != own_view) runs[count++] = {(view * times_ + time) * tokens(), tokens()};
+        return count;
+    }
+
+    // Offset, in elements, of a frame of an item in a tensor, for its first token.
+    template <typename Pointer>
+    std::int64_t frame_offset(const FrameItem& item, std::int64_t frame, const AttentionTensor<Pointer>& x) const {
+        const std::int64_t view = item.first_view + frame / times_, time = item.first_time + frame % times_;
+        return item.batch * x.strides[kAttBatch] + view * x.strides[kAttView] + time * x.strides[kAttTime] +
+               item.head * x.strides[kAttHead];
+    }
+
+    // Offsets of `count` rows from `first` on.
+    template <typename Pointer>
+    void row_offsets(const FrameItem& item, std::int64_t first, std::int64_t count, const AttentionTensor<Pointer>& x,
+                     std::int64_t* offsets) const {
+        std::int64_t frame = first / tokens(), token = first % tokens();
+        std::int64_t offset = frame_offset(item, frame, x);
+        for (std::int64_t i = 0; i < count; ++i) {
+            offsets[i] = offset + token * x.strides[kAttToken];
+            if (++token < tokens() || i + 1 == count) continue;
+            token = 0;
+            offset = frame_offset(item, ++frame, x);
+        }
+    }
+
+    // The tokens of a frame.
+    template <typename Pointer>
+    Rows frame_rows(const FrameItem& item, std::int64_t frame, const AttentionTensor<Pointer>& x) const {
+        const std::int64_t offset = frame_offset(item, frame, x) * element_size(shape_.dtype);
+        return {shape_.dtype, static_cast<const char*>(x.data) + offset, x.strides[kAttToken], tokens(), size(kAttChannel)};
+    }
+
+private:
+    std::int64_t lines() const { return (size(kAttView) / views_) * (size(kAttTime) / times_); }
+
+    const AttentionShape& shape_;
+    const bool is_union_;
+    const std::int64_t views_;
+    const std::int64_t times_;
+};
+
+// Query groups of a set: as large as the second-level cache holds, but enough of them for the threads of a large machine.
+class QueryGroups {
+public:
+    // `floats_per_query` is the scratch that a query takes.
+    QueryGroups(const FramePlan& plan, std::int64_t floats_per_query) : queries_(plan.queries_per_set()) {
+        constexpr std::int64_t kCacheFloats = 160 * 1024, kMostQueries = 12 * kPanelQueries, kWantedGroups = 16;
+        const std::int64_t fitting = kCacheFloats / floats_per_query / kPanelQueries * kPanelQueries;
+        const std::int64_t most = std::clamp(fitting, kPanelQueries, kMostQueries);
+        const std::int64_t sets = plan.items() * plan.query_sets();
+        const std::int64_t wanted = (kWantedGroups + sets - 1) / sets;
+        count_ = std::max((queries_ + most - 1) / most, std::min(wanted, (queries_ + kPanelQueries - 1) / kPanelQueries));
+        step_ = ((queries_ + count_ - 1) / count_ + kPanelQueries - 1) / kPanelQueries * kPanelQueries;
+        count_ = (queries_ + step_ - 1) / step_;
+    }
+
+    std::int64_t count() const { return count_; }
+    std::int64_t largest() const { return std::min(step_, queries_); }
+    std::int64_t first(std::int64_t group) const { return group * step_; }
+    std::int64_t size(std::int64_t group) const { return std::min(step_, queries_ - first(group)); }
+
+private:
+    const std::int64_t queries_;
+    std::int64_t count_;
+    std::int64_t step_;
+};
+
+}  // namespace fourreal::cpu

@@ -1,0 +1,300 @@
+#include "kernels/frame_attention_backward.hpp"
+
+#include "kernels/panels.hpp"
+#include "kernels/rows.hpp"
+#include "simd/tiles.hpp"
+
+namespace fourreal::cpu::FOURREAL_SIMD {
+namespace {
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+// What a panel needs of its queries, and its part of dq.
+struct PanelInputs {
+    const float* queries;        // [channels][lanes], scaled to powers of two
+    const float* grads;          // [channels][lanes], grad_out
+    const float* query_rows;     // [lanes][channels], scaled
+    const float* grad_rows;      // [lanes][channels], grad_out
+    const float* negative_lse;   // [lanes], in powers of two
+    const float* negative_delta; // [lanes], grad_lse - sum(grad_out * out)
+    float* dq;                   // [channels][lanes], added to
+};
+
+// probabilities = 2^(keys . queries - lse)
+template <int kRows, int kVectors>
+FOURREAL_ALWAYS_INLINE void probabilities_of(const float* keys, std::int64_t padded, const PanelInputs& panel,
+                                             float* probabilities) {
+    Tile<kRows, kVectors> tile;
+    tile.fill_rows(Lanes<kVectors>::load_from(panel.negative_lse).at);
+    tile.multiply_add(keys, padded, 1, panel.queries, kVectors * kWidth, padded);
+    for (int r = 0; r < kRows; ++r)
+        for (int x = 0; x < kVectors; ++x) store(probabilities + (r * kVectors + x) * kWidth, exp2(tile.at[r][x]));
+}
+
+template <int kVectors>
+FOURREAL_ALWAYS_INLINE void probabilities_of_block(const float* keys, std::int64_t count, std::int64_t padded,
+                                                   const PanelInputs& panel, float* probabilities) {
+    constexpr std::int64_t kLanes = kVectors * kWidth;
+    std::int64_t j = 0;
+    for (; j + kTileRows <= count; j += kTileRows)
+        probabilities_of<kTileRows, kVectors>(keys + j * padded, padded, panel, probabilities + j * kLanes);
+    for (; j < count; ++j)
+        probabilities_of<1, kVectors>(keys + j * padded, padded, panel, probabilities + j * kLanes);
+}
+
+// score_grads = probabilities * (values . grads - delta)
+template <int kRows, int kVectors>
+FOURREAL_ALWAYS_INLINE void score_gradients_of(const float* values, std::int64_t padded, const PanelInputs& panel,
+                                               const float* probabilities, float* score_grads) {
+    Tile<kRows, kVectors> tile;
+    tile.fill_rows(Lanes<kVectors>::load_from(panel.negative_delta).at);
+    tile.multiply_add(values, padded, 1, panel.grads, kVectors * kWidth, padded);
+    for (int r = 0; r < kRows; ++r)
+        for (int x = 0; x < kVectors; ++x) {
+            const std::int64_t at = (r * kVectors + x) * kWidth;
+            store(score_grads + at, tile.at[r][x] * load(probabilities + at));
+        }
+}
+
+template <int kVectors>
+FOURREAL_ALWAYS_INLINE void score_gradients_of_block(const float* values, std::int64_t count, std::int64_t padded,
+                                                     const PanelInputs& panel, const float* probabilities,
+                                                     float* score_grads) {
+    constexpr std::int64_t kLanes = kVectors * kWidth;
+    std::int64_t j = 0;
+    for (; j + kTileRows <= count; j += kTileRows)
+        score_gradients_of<kTileRows, kVectors>(values + j * padded, padded, panel, probabilities + j * kLanes,
+                                                score_grads + j * kLanes);
+    for (; j < count; ++j)
+        score_gradients_of<1, kVectors>(values + j * padded, padded, panel, probabilities + j * kLanes,
+                                        score_grads + j * kLanes);
+}
+
+// Rows of `sums` += weights . rows, where weights are [keys][lanes] and rows are [lanes][channels].
+template <int kRows, int kVectors>
+FOURREAL_ALWAYS_INLINE void add_products(const float* weights, std::int64_t lanes, const float* rows, std::int64_t stride,
+                                         float* sums) {
+    Tile<kRows, kVectors> tile;
+    tile.load_from(sums, stride);
+    tile.multiply_add(weights, lanes, 1, rows, stride, lanes);
+    tile.store_to(sums, stride);
+}
+
+template <int kRows>
+FOURREAL_ALWAYS_INLINE void add_products(const float* weights, std::int64_t lanes, const float* rows, std::int64_t stride,
+                                         float* sums) {
+    std::int64_t left = stride / kWidth;
+    for (std::int64_t d = 0; left > 0;) {
+        if (left == 3 || left > 4) {  // 4 is 2 + 2: one vector alone would be bound by its loads
+            add_products<kRows, 3>(weights, lanes, rows + d, stride, sums + d);
+            d += 3 * kWidth, left -= 3;
+        } else if (left >= 2) {
+            add_products<kRows, 2>(weights, lanes, rows + d, stride, sums + d);
+            d += 2 * kWidth, left -= 2;
+        } else {
+            add_products<kRows, 1>(weights, lanes, rows + d, stride, sums + d);
+            d += kWidth, left -= 1;
+        }
+    }
+}
+
+void add_all_products(const float* weights, std::int64_t count, std::int64_t lanes, const float* rows, std::int64_t stride,
+                      float* sums) {
+    std::int64_t j = 0;
+    for (; j + kTileRows <= count; j += kTileRows)
+        add_products<kTileRows>(weights + j * lanes, lanes, rows, stride, sums + j * stride);
+    for (; j < count; ++j) add_products<1>(weights + j * lanes, lanes, rows, stride, sums + j * stride);
+}
+
+template <int kVectors>
+void add_query_gradients(const float* keys, std::int64_t count, std::int64_t padded, const float* score_grads, float* dq) {
+    constexpr std::int64_t kLanes = kVectors * kWidth;
+    for (std::int64_t d = 0; d < padded; d += kTileRows) {
+        Tile<kTileRows, kVectors> tile;
+        tile.load_from(dq + d * kLanes, kLanes);
+        tile.multiply_add(keys + d, 1, padded, score_grads, kLanes, count);
+        tile.store_to(dq + d * kLanes, kLanes);
+    }
+}
+
+struct KeyBlock {
+    const float* keys;
+    const float* values;
+    float* dk;
+    float* dv;
+    std::int64_t count;
+};
+
+// One block of keys for one panel.
+template <int kVectors>
+void differentiate_block(const KeyBlock& block, std::int64_t channels, const PanelInputs& panel, float* weights) {
+    constexpr std::int64_t kLanes = kVectors * kWidth;
+    const std::int64_t padded = padded_channels(channels), stride = vector_padded_channels(channels);
+    float* const probabilities = weights;
+    float* const score_grads = weights + kKeyBlock * kLanes;
+    probabilities_of_block<kVectors>(block.keys, block.count, padded, panel, probabilities);
+    score_gradients_of_block<kVectors>(block.values, block.count, padded, panel, probabilities, score_grads);
+    add_all_products(probabilities, block.count, kLanes, panel.grad_rows, stride, block.dv);
+    add_all_products(score_grads, block.count, kLanes, panel.query_rows, stride, block.dk);
+    add_query_gradients<kVectors>(block.keys, block.count, padded, score_grads, panel.dq);
+}
+
+using BlockKernel = void (*)(const KeyBlock&, std::int64_t, const PanelInputs&, float*);
+constexpr BlockKernel kBlockKernels[] = {differentiate_block<1>, differentiate_block<2>, differentiate_block<3>};
+static_assert(kPanelVectors == 3, "one block kernel per panel width");
+
+struct GroupScratch {
+    float* queries;
+    float* grads;
+    float* dq;
+    float* query_rows;
+    float* grad_rows;
+    float* negative_lse;
+    float* negative_delta;
+    float* weights;
+
+    GroupScratch(float* scratch, std::int64_t lanes, std::int64_t channels)
+        : queries(scratch),
+          grads(queries + lanes * padded_channels(channels)),
+          dq(grads + lanes * padded_channels(channels)),
+          query_rows(dq + lanes * padded_channels(channels)),
+          grad_rows(query_rows + lanes * vector_padded_channels(channels)),
+          negative_lse(grad_rows + lanes * vector_padded_channels(channels)),
+          negative_delta(negative_lse + lanes),
+          weights(negative_delta + lanes) {}
+
+    PanelInputs panel(std::int64_t first_lane, std::int64_t channels) const {
+        const std::int64_t padded = padded_channels(channels), stride = vector_padded_channels(channels);
+        return {queries + first_lane * padded,   grads + first_lane * padded,
+                query_rows + first_lane * stride, grad_rows + first_lane * stride,
+                negative_lse + first_lane,        negative_delta + first_lane,
+                dq + first_lane * padded};
+    }
+};
+
+template <typename T>
+float row_product(const T* a, const T* b, std::int64_t channels) {
+    Vec sum = zero();
+    for (std::int64_t d = 0; d < channels; d += kWidth)
+        sum = fmadd(load_channels(a, d, channels), load_channels(b, d, channels), sum);
+    return reduce_add(sum);
+}
+
+// The rows of one query: its copies, and the two numbers that its scores start from.
+template <typename T>
+void load_query(const GradientGroup& group, std::int64_t i, const GroupScratch& scratch) {
+    const std::int64_t stride = vector_padded_channels(group.channels);
+    const T* query = static_cast<const T*>(group.queries) + group.query_offsets[i];
+    const T* grad = static_cast<const T*>(group.grad_out) + group.grad_out_offsets[i];
+    const T* out = static_cast<const T*>(group.out) + group.out_offsets[i];
+    const Vec scale = broadcast(group.scale);
+    for (std::int64_t d = 0; d < stride; d += kWidth) {
+        const bool inside = d < group.channels;
+        store(scratch.query_rows + i * stride + d, inside ? scale * load_channels(query, d, group.channels) : zero());
+        store(scratch.grad_rows + i * stride + d, inside ? load_channels(grad, d, group.channels) : zero());
+    }
+    const float grad_lse = group.grad_lse ? group.grad_lse[group.grad_lse_offsets[i]] : 0.0f;
+    scratch.negative_lse[i] = -kLog2E * group.lse[group.lse_offsets[i]];
+    scratch.negative_delta[i] = grad_lse - row_product(grad, out, group.channels);
+}
+
+void clear(float* values, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) values[i] = 0;
+}
+
+template <typename T>
+void load_group(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
+    const std::int64_t padded = padded_channels(group.channels), stride = vector_padded_channels(group.channels);
+    const std::int64_t unused = panels.lanes - group.count;
+    for (std::int64_t i = 0; i < group.count; ++i) load_query<T>(group, i, scratch);
+    clear(scratch.query_rows + group.count * stride, unused * stride);
+    clear(scratch.grad_rows + group.count * stride, unused * stride);
+    clear(scratch.negative_lse + group.count, unused);
+    clear(scratch.negative_delta + group.count, unused);
+    clear(scratch.dq, panels.lanes * padded);
+    for (std::int64_t p = 0; p < panels.count; ++p) {
+        const Panel panel = panels.at(p);
+        transpose_rows_in(static_cast<const T*>(group.queries), group.query_offsets + panel.first, panel.queries, panel.lanes(),
+                          group.channels, padded, group.scale * kLog2E, scratch.queries + panel.first * padded);
+        transpose_rows_in(static_cast<const T*>(group.grad_out), group.grad_out_offsets + panel.first, panel.queries,
+                          panel.lanes(), group.channels, padded, 1.0f, scratch.grads + panel.first * padded);
+    }
+}
+
+void differentiate_runs(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
+    const std::int64_t padded = padded_channels(group.channels), stride = vector_padded_channels(group.channels);
+    for (std::int64_t run = 0; run < group.run_count; ++run) {
+        const KeyBlocks blocks(group.runs[run].count);
+        for (std::int64_t index = 0; index < blocks.count; ++index) {
+            const std::int64_t key = group.runs[run].first + blocks.first(index);
+            const KeyBlock block{group.keys + key * padded, group.values + key * padded, group.dk + key * stride,
+                                 group.dv + key * stride, blocks.size(index)};
+            for (std::int64_t p = 0; p < panels.count; ++p) {
+                const Panel panel = panels.at(p);
+                kBlockKernels[panel.vectors - 1](block, group.channels, scratch.panel(panel.first, group.channels),
+                                                 scratch.weights);
+            }
+        }
+    }
+}
+
+template <typename T>
+void write_query_gradients(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
+    const std::int64_t padded = padded_channels(group.channels);
+    float* const factors = scratch.negative_lse;  // no longer needed
+    for (std::int64_t i = 0; i < panels.lanes; ++i) factors[i] = group.scale;
+    for (std::int64_t p = 0; p < panels.count; ++p) {
+        const Panel panel = panels.at(p);
+        transpose_rows_out(scratch.dq + panel.first * padded, factors + panel.first, panel.lanes(), group.channels, padded,
+                           panel.queries, static_cast<T*>(group.dq), group.dq_offsets + panel.first);
+    }
+}
+
+template <typename T>
+void differentiate_group_of(const GradientGroup& group, float* memory) {
+    const Panels panels(group.count);
+    const GroupScratch scratch(memory, panels.lanes, group.channels);
+    load_group<T>(group, panels, scratch);
+    differentiate_runs(group, panels, scratch);
+    write_query_gradients<T>(group, panels, scratch);
+}
+
+template <typename T>
+void unpack_rows_of(const float* accumulated, const Rows& rows) {
+    const std::int64_t stride = vector_padded_channels(rows.channels);
+    T* first = static_cast<T*>(const_cast<void*>(rows.first));
+    for (std::int64_t row = 0; row < rows.count; ++row) {
+        if (row + kRowsAhead < rows.count)
+            prefetch_row_to_write(first + (row + kRowsAhead) * rows.stride, rows.channels);
+        for (std::int64_t d = 0; d < rows.channels; d += kWidth)
+            store_channels(first + row * rows.stride, d, rows.channels, load(accumulated + row * stride + d));
+    }
+}
+
+}  // namespace
+
+void differentiate_group(const GradientGroup& group, float* scratch) {
+    switch (group.dtype) {
+        case DType::kFloat32: return differentiate_group_of<float>(group, scratch);
+        case DType::kFloat16: return differentiate_group_of<Float16>(group, scratch);
+        case DType::kBFloat16: return differentiate_group_of<BFloat16>(group, scratch);
+        case DType::kFloat64: return;
+    }
+}
+
+void unpack_rows(const float* accumulated, const Rows& rows) {
+    switch (rows.dtype) {
+        case DType::kFloat32: return unpack_rows_of<float>(accumulated, rows);
+        case DType::kFloat16: return unpack_rows_of<Float16>(accumulated, rows);
+        case DType::kBFloat16: return unpack_rows_of<BFloat16>(accumulated, rows);
+        case DType::kFloat64: return;
+    }
+}
+
+void add_floats(const float* from, float* to, std::int64_t count) {
+    std::int64_t i = 0;
+    for (; i + kWidth <= count; i += kWidth) store(to + i, load(to + i) + load(from + i));
+    for (; i < count; ++i) to[i] += from[i];
+}
+
+}  // namespace fourreal::cpu::FOURREAL_SIMD

@@ -1,0 +1,92 @@
+// Moving rows between tensors and packed or transposed panels.
+#pragma once
+
+#include <cstdint>
+
+#include "simd/simd.hpp"
+
+namespace fourreal::cpu::FOURREAL_SIMD {
+
+template <typename T>
+FOURREAL_ALWAYS_INLINE Vec load_channels(const T* row, std::int64_t channel, std::int64_t channels) {
+    const std::int64_t left = channels - channel;
+    return left >= kWidth ? load(row + channel) : load_first(row + channel, static_cast<int>(left));
+}
+
+template <typename T>
+FOURREAL_ALWAYS_INLINE void store_channels(T* row, std::int64_t channel, std::int64_t channels, Vec x) {
+    const std::int64_t left = channels - channel;
+    if (left >= kWidth)
+        store(row + channel, x);
+    else
+        store_first(row + channel, x, static_cast<int>(left));
+}
+
+constexpr std::int64_t kCacheLine = 64;
+// Rows lie far apart, where the processor does not foresee them: they are asked for this many rows ahead.
+constexpr std::int64_t kRowsAhead = 16;
+
+template <typename T>
+FOURREAL_ALWAYS_INLINE void prefetch_row(const T* row, std::int64_t channels) {
+    const char* bytes = reinterpret_cast<const char*>(row);
+    for (std::int64_t at = 0; at < channels * static_cast<std::int64_t>(sizeof(T)); at += kCacheLine)
+        __builtin_prefetch(bytes + at, 0);
+}
+
+template <typename T>
+FOURREAL_ALWAYS_INLINE void prefetch_row_to_write(const T* row, std::int64_t channels) {
+    const char* bytes = reinterpret_cast<const char*>(row);
+    for (std::int64_t at = 0; at < channels * static_cast<std::int64_t>(sizeof(T)); at += kCacheLine)
+        __builtin_prefetch(bytes + at, 1);
+}
+
+// One row as floats, with zeros up to `padded` channels.
+template <typename T>
+void pack_row(const T* row, std::int64_t channels, std::int64_t padded, float* packed) {
+    for (std::int64_t d = 0; d < channels; d += kWidth) {
+        const Vec x = load_channels(row, d, channels);
+        if (d + kWidth <= padded)
+            store(packed + d, x);
+        else
+            store_first(packed + d, x, static_cast<int>(padded - d));
+    }
+    for (std::int64_t d = (channels + kWidth - 1) / kWidth * kWidth; d < padded; ++d) packed[d] = 0;
+}
+
+// panel[d * lanes + i] = factor * row_i[d] for the first `count` of `lanes` rows, zero for the others; `lanes` is a multiple of
+// kWidth, and channels up to `padded` are zero.
+template <typename T>
+void transpose_rows_in(const T* first, const std::int64_t* offsets, std::int64_t count, std::int64_t lanes,
+                       std::int64_t channels, std::int64_t padded, float factor, float* panel) {
+    const Vec scale = broadcast(factor);
+    for (std::int64_t i = 0; i < lanes; i += kWidth) {
+        for (std::int64_t r = i + kWidth; r < i + 2 * kWidth && r < count; ++r) prefetch_row(first + offsets[r], channels);
+        for (std::int64_t d = 0; d < padded; d += kWidth) {
+            Vec block[kWidth];
+            for (int r = 0; r < kWidth; ++r)
+                block[r] = i + r < count && d < channels ? scale * load_channels(first + offsets[i + r], d, channels) : zero();
+            transpose(block);
+            for (int c = 0; c < kWidth && d + c < padded; ++c) store(panel + (d + c) * lanes + i, block[c]);
+        }
+    }
+}
+
+// The inverse: row_i[d] = factors[i] * panel[d * lanes + i].
+template <typename T>
+void transpose_rows_out(const float* panel, const float* factors, std::int64_t lanes, std::int64_t channels,
+                        std::int64_t padded, std::int64_t count, T* first, const std::int64_t* offsets) {
+    for (std::int64_t i = 0; i < lanes && i < count; i += kWidth) {
+        for (std::int64_t r = i + kWidth; r < i + 2 * kWidth && r < count; ++r)
+            prefetch_row_to_write(first + offsets[r], channels);
+        const Vec scale = load(factors + i);
+        for (std::int64_t d = 0; d < channels; d += kWidth) {
+            Vec block[kWidth];
+            for (int c = 0; c < kWidth; ++c)
+                block[c] = d + c < padded ? scale * load(panel + (d + c) * lanes + i) : zero();
+            transpose(block);
+            for (int r = 0; r < kWidth && i + r < count; ++r) store_channels(first + offsets[i + r], d, channels, block[r]);
+        }
+    }
+}
+
+}  // namespace fourreal::cpu::FOURREAL_SIMD

@@ -1,0 +1,62 @@
+"""Axis attention by the compiled CPU kernels: true strides, no copies, the union in one softmax."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import native
+from ...grid import Axes
+from .call import AttentionCall
+
+_DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_UNIONS = ("vn|tn", "v|t")
+_LARGEST_HEAD_DIM = 256
+_ABSENT: tuple[int, tuple[int, ...]] = (0, ())
+
+
+def unavailable() -> str | None:
+    return None if native.cpu_library() else native.why_missing("cpu")
+
+
+def refusal(call: AttentionCall) -> str | None:
+    if call.device.type != "cpu":
+        return f"it runs on cpu, the call is on {call.device.type}"
+    if call.dtype not in _DTYPES:
+        return f"its kernels compute in float32, the call is {str(call.dtype).removeprefix('torch.')}"
+    if call.shape[-1] > _LARGEST_HEAD_DIM:
+        return f"its kernels take head dims up to {_LARGEST_HEAD_DIM}, got {call.shape[-1]}"
+    if call.axes.is_union and str(call.axes) not in _UNIONS:
+        return f"of the unions its kernels take {' and '.join(map(repr, _UNIONS))}, the call is {str(call.axes)!r}"
+    return None
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor) -> None:
+    """Write the attention output and its log-sum-exp into ``out`` and ``lse``."""
+    tensors = [_address(x) for x in (q, k, v, out, lse)]
+    native.cpu_library().axis_attention_forward(_DTYPES[q.dtype], q.shape, str(axes), scale, tensors)
+
+
+def forward_two_streams(
+    view_qkv: tuple[Tensor, Tensor, Tensor], time_qkv: tuple[Tensor, Tensor, Tensor], scale: float,
+    view_results: tuple[Tensor, Tensor], time_results: tuple[Tensor, Tensor],
+) -> None:
+    """Write out and lse of both streams, in one parallel region."""
+    streams = [[_address(x) for x in (*qkv, *results)] for qkv, results in
+               ((view_qkv, view_results), (time_qkv, time_results))]
+    q = view_qkv[0]
+    native.cpu_library().axis_attention_forward_pair(_DTYPES[q.dtype], q.shape, ("vn", "tn"), scale, *streams)
+
+
+def backward(
+    grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    axes: Axes, scale: float, grads: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Write dq, dk, dv into ``grads``."""
+    grad_lse = _ABSENT if grad_lse is None else _address(grad_lse)
+    tensors = [_address(grad_out), grad_lse, *(_address(x) for x in (q, k, v, out, lse, *grads))]
+    native.cpu_library().axis_attention_backward(_DTYPES[q.dtype], q.shape, str(axes), scale, tensors)
+
+
+def _address(x: Tensor) -> tuple[int, tuple[int, ...]]:
+    return x.data_ptr(), x.stride()
