@@ -10,7 +10,7 @@ TOOLS_READY := $(VENV)/.tools-ready
 GENERATE_READY := $(VENV)/.generate-ready
 TEST_READY := $(VENV)/.test-ready
 
-.PHONY: setup generate test test-all lint gpu-check clean
+.PHONY: setup generate test test-all bench lint gpu-check clean
 
 setup: $(TEST_READY)
 
@@ -38,6 +38,9 @@ test: setup
 
 test-all: setup
 	$(VENV)/bin/python -m pytest -q -m ""
+
+bench: setup
+	$(VENV)/bin/fourreal bench --json benchmarks/results
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import fourreal_kernels
 
@@ -27,6 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="a suite to run, may be repeated: attention, pointwise, exchange, norm_rope, block, generate, growth "
         "(default: all)",
     )
+    parser.add_argument("--case", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument(
         "--json", type=path, metavar="PATH",
         help="file that receives the record, or an existing folder for <machine>-<date>.json",
@@ -57,21 +60,34 @@ def run(arguments: Namespace) -> None:
         raise UserError("argument --out: expected only with --report (the record of a run goes to --json)")
     suites = _suites(arguments.suite, benchmarks)
     device = str(check_device(arguments.device))
+    if not benchmarks.count_cases(suites, arguments.quick, arguments.case):
+        raise UserError(f"argument --case: no case of the suites has {arguments.case!r} in its name")
     if arguments.json:
         _check_writable(arguments.json)
+    written: list[Path] = []
     record = benchmarks.run(
         suites=suites, backends=tuple(arguments.backend or ()), quick=arguments.quick, threads=arguments.threads,
-        device=device,
+        device=device, case=arguments.case, keep=_writer(arguments.json, benchmarks, written),
     )
-    if arguments.json:
-        target = arguments.json
-        if target.is_dir():
-            target /= benchmarks.default_name(record)
+    print(benchmarks.report_text(record))
+    for target in written:
+        print(f"wrote {target}")
+
+
+def _writer(
+    place: Path | None, benchmarks: ModuleType, written: list[Path]
+) -> Callable[[dict[str, Any]], None] | None:
+    """Writes the record to ``place``, a file or a folder, and puts the path into ``written``."""
+    if place is None:
+        return None
+
+    def write(record: dict[str, Any]) -> None:
+        target = place / benchmarks.default_name(record) if place.is_dir() else place
         with user_errors(OSError, prefix="argument --json"):
             benchmarks.write_record(record, target)
-    print(benchmarks.report_text(record))
-    if arguments.json:
-        print(f"wrote {target}")
+        written[:] = [target]
+
+    return write
 
 
 def _find(module: str) -> ModuleType:

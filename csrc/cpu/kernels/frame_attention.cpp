@@ -9,87 +9,122 @@
 namespace fourreal::cpu::FOURREAL_SIMD {
 namespace {
 
-// A running maximum is raised only when scores exceed it by this much (in powers of two): until then no rescaling is needed.
-constexpr float kHeadroom = 8.0f;
+// The running maximum is raised only when the probabilities of a block, taken with the maximum so far, sum up to more than
+// this: until then there is nothing to rescale and no maximum to find.
+constexpr float kLargestSum = 65536.0f;
 
 // The state of the queries of one panel over the keys seen so far. Scores are in powers of two.
 struct PanelState {
     const float* queries;  // [channels][lanes], scaled
     float* outputs;        // [channels][lanes], sum of probabilities times values
-    float* negative_max;   // [lanes]
+    float* maximum;        // [lanes], what scores are taken relative to
     float* sums;           // [lanes], of probabilities
 };
 
-// Scores of `kRows` keys, less the running maximum, into `scores`; keeps the largest in `largest`.
+// Scores of `kRows` keys.
 template <int kRows, int kVectors>
-FOURREAL_ALWAYS_INLINE void score_keys(const float* keys, std::int64_t padded, const PanelState& panel,
-                                       const Lanes<kVectors>& start, float* scores, Lanes<kVectors>& largest) {
+FOURREAL_ALWAYS_INLINE Tile<kRows, kVectors> scores_of(const float* keys, std::int64_t padded, const PanelState& panel) {
     Tile<kRows, kVectors> tile;
-    tile.fill_rows(start.at);
+    tile.clear();
     tile.multiply_add(keys, padded, 1, panel.queries, kVectors * kWidth, padded);
+    return tile;
+}
+
+// Scores into `scores`; keeps the largest in `largest`.
+template <int kRows, int kVectors>
+FOURREAL_ALWAYS_INLINE void keep_scores(const float* keys, std::int64_t padded, const PanelState& panel, float* scores,
+                                        Lanes<kVectors>& largest) {
+    const auto tile = scores_of<kRows, kVectors>(keys, padded, panel);
     for (int r = 0; r < kRows; ++r)
         for (int x = 0; x < kVectors; ++x) largest.at[x] = max(largest.at[x], tile.at[r][x]);
     tile.store_to(scores, kVectors * kWidth);
+}
+
+// Probabilities relative to `maximum` into `probabilities`; adds them to `sums`.
+template <int kRows, int kVectors>
+FOURREAL_ALWAYS_INLINE void keep_probabilities(const float* keys, std::int64_t padded, const PanelState& panel,
+                                               const Lanes<kVectors>& maximum, float* probabilities, Lanes<kVectors>& sums) {
+    const auto tile = scores_of<kRows, kVectors>(keys, padded, panel);
+    for (int r = 0; r < kRows; ++r)
+        for (int x = 0; x < kVectors; ++x) {
+            const Vec probability = exp2(tile.at[r][x] - maximum.at[x]);
+            sums.at[x] = sums.at[x] + probability;
+            store(probabilities + (r * kVectors + x) * kWidth, probability);
+        }
 }
 
 template <int kVectors>
 FOURREAL_ALWAYS_INLINE Lanes<kVectors> score_block(const float* keys, std::int64_t count, std::int64_t padded,
                                                    const PanelState& panel, float* scores) {
     constexpr std::int64_t kLanes = kVectors * kWidth;
-    const auto start = Lanes<kVectors>::load_from(panel.negative_max);
     auto largest = Lanes<kVectors>::all(-INFINITY);
     std::int64_t j = 0;
     for (; j + kTileRows <= count; j += kTileRows)
-        score_keys<kTileRows>(keys + j * padded, padded, panel, start, scores + j * kLanes, largest);
-    for (; j + 2 <= count; j += 2)
-        score_keys<2>(keys + j * padded, padded, panel, start, scores + j * kLanes, largest);
-    if (j < count) score_keys<1>(keys + j * padded, padded, panel, start, scores + j * kLanes, largest);
+        keep_scores<kTileRows>(keys + j * padded, padded, panel, scores + j * kLanes, largest);
+    for (; j < count; ++j) keep_scores<1>(keys + j * padded, padded, panel, scores + j * kLanes, largest);
     return largest;
 }
 
-// scores <- 2^(scores - shift), in place; returns their sums.
 template <int kVectors>
-FOURREAL_ALWAYS_INLINE Lanes<kVectors> exponentiate(float* scores, std::int64_t count, const Lanes<kVectors>& shift) {
+FOURREAL_ALWAYS_INLINE Lanes<kVectors> weigh_block(const float* keys, std::int64_t count, std::int64_t padded,
+                                                   const PanelState& panel, float* probabilities) {
+    constexpr std::int64_t kLanes = kVectors * kWidth;
+    const auto maximum = Lanes<kVectors>::load_from(panel.maximum);
+    auto sums = Lanes<kVectors>::all(0);
+    std::int64_t j = 0;
+    for (; j + kTileRows <= count; j += kTileRows)
+        keep_probabilities<kTileRows>(keys + j * padded, padded, panel, maximum, probabilities + j * kLanes, sums);
+    for (; j < count; ++j)
+        keep_probabilities<1>(keys + j * padded, padded, panel, maximum, probabilities + j * kLanes, sums);
+    return sums;
+}
+
+// scores <- 2^(scores - maximum), in place; returns their sums.
+template <int kVectors>
+FOURREAL_ALWAYS_INLINE Lanes<kVectors> exponentiate(float* scores, std::int64_t count, const Lanes<kVectors>& maximum) {
     auto sums = Lanes<kVectors>::all(0);
     for (std::int64_t j = 0; j < count; ++j)
         for (int x = 0; x < kVectors; ++x) {
-            float* at = scores + (j * kVectors + x) * kWidth;
-            const Vec power = exp2(load(at) - shift.at[x]);
-            sums.at[x] = sums.at[x] + power;
-            store(at, power);
+            float* const at = scores + (j * kVectors + x) * kWidth;
+            const Vec probability = exp2(load(at) - maximum.at[x]);
+            sums.at[x] = sums.at[x] + probability;
+            store(at, probability);
         }
     return sums;
 }
 
-// The same without a shift: the usual case, so that its subtraction is spared.
+// Rescales what the panel has summed up to a new maximum.
 template <int kVectors>
-FOURREAL_ALWAYS_INLINE Lanes<kVectors> exponentiate(float* scores, std::int64_t count) {
-    auto sums = Lanes<kVectors>::all(0);
-    for (std::int64_t j = 0; j < count; ++j)
-        for (int x = 0; x < kVectors; ++x) {
-            float* at = scores + (j * kVectors + x) * kWidth;
-            const Vec power = exp2(load(at));
-            sums.at[x] = sums.at[x] + power;
-            store(at, power);
-        }
-    return sums;
-}
-
-// Moves the panel to a maximum raised by `shift` >= 0 (any, for the first keys: then there is nothing to rescale).
-template <int kVectors>
-void raise_maximum(const PanelState& panel, const Lanes<kVectors>& shift, bool first, std::int64_t padded) {
+void raise_maximum(const PanelState& panel, const Lanes<kVectors>& maximum, std::int64_t padded) {
     for (int x = 0; x < kVectors; ++x) {
-        float* negative_max = panel.negative_max + x * kWidth;
-        store(negative_max, load(negative_max) - shift.at[x]);
-        if (first) continue;
-        const Vec factor = exp2(zero() - shift.at[x]);
-        float* sums = panel.sums + x * kWidth;
+        const Vec factor = exp2(load(panel.maximum + x * kWidth) - maximum.at[x]);
+        float* const sums = panel.sums + x * kWidth;
         store(sums, load(sums) * factor);
         for (std::int64_t d = 0; d < padded; ++d) {
-            float* output = panel.outputs + (d * kVectors + x) * kWidth;
+            float* const output = panel.outputs + (d * kVectors + x) * kWidth;
             store(output, load(output) * factor);
         }
     }
+}
+
+// The probabilities of a block, from the maximum of its scores and all before it.
+template <int kVectors>
+Lanes<kVectors> weigh_block_anew(const float* keys, std::int64_t count, std::int64_t padded, const PanelState& panel,
+                                 bool first, float* probabilities) {
+    auto maximum = score_block<kVectors>(keys, count, padded, panel, probabilities);
+    if (!first) {
+        for (int x = 0; x < kVectors; ++x) maximum.at[x] = max(maximum.at[x], load(panel.maximum + x * kWidth));
+        raise_maximum(panel, maximum, padded);
+    }
+    maximum.store_to(panel.maximum);
+    return exponentiate(probabilities, count, maximum);
+}
+
+template <int kVectors>
+FOURREAL_ALWAYS_INLINE bool too_large(const Lanes<kVectors>& sums) {
+    Vec most = sums.at[0];
+    for (int x = 1; x < kVectors; ++x) most = max(most, sums.at[x]);
+    return any_greater(most, broadcast(kLargestSum));
 }
 
 template <int kVectors>
@@ -98,33 +133,24 @@ FOURREAL_ALWAYS_INLINE void add_values(const float* values, std::int64_t count, 
     constexpr std::int64_t kLanes = kVectors * kWidth;
     for (std::int64_t d = 0; d < padded; d += kTileRows) {
         Tile<kTileRows, kVectors> tile;
-        tile.load_from(panel.outputs + d * kLanes, kLanes);
+        tile.clear();
         tile.multiply_add(values + d, 1, padded, probabilities, kLanes, count);
-        tile.store_to(panel.outputs + d * kLanes, kLanes);
+        tile.add_to(panel.outputs + d * kLanes, kLanes);
     }
 }
 
 // One block of keys for one panel.
 template <int kVectors>
 void attend_block(const float* keys, const float* values, std::int64_t count, std::int64_t padded,
-                  const PanelState& panel, bool first, float* scores) {
-    auto largest = score_block<kVectors>(keys, count, padded, panel, scores);
-    Vec most = largest.at[0];
-    for (int x = 1; x < kVectors; ++x) most = max(most, largest.at[x]);
+                  const PanelState& panel, bool first, float* probabilities) {
     Lanes<kVectors> sums;
-    if (first || any_greater(most, broadcast(kHeadroom))) {
-        if (!first)
-            for (int x = 0; x < kVectors; ++x) largest.at[x] = max(largest.at[x], zero());
-        raise_maximum(panel, largest, first, padded);
-        sums = exponentiate(scores, count, largest);
-    } else {
-        sums = exponentiate<kVectors>(scores, count);
-    }
+    if (!first) sums = weigh_block<kVectors>(keys, count, padded, panel, probabilities);
+    if (first || too_large(sums)) sums = weigh_block_anew<kVectors>(keys, count, padded, panel, first, probabilities);
     for (int x = 0; x < kVectors; ++x) {
-        float* total = panel.sums + x * kWidth;
+        float* const total = panel.sums + x * kWidth;
         store(total, load(total) + sums.at[x]);
     }
-    add_values<kVectors>(values, count, padded, panel, scores);
+    add_values<kVectors>(values, count, padded, panel, probabilities);
 }
 
 using BlockKernel = void (*)(const float*, const float*, std::int64_t, std::int64_t, const PanelState&, bool, float*);
@@ -135,19 +161,19 @@ static_assert(kPanelVectors == 3, "one block kernel per panel width");
 struct GroupScratch {
     float* queries;
     float* outputs;
-    float* negative_max;
+    float* maximum;
     float* sums;
     float* scores;
 
     GroupScratch(float* scratch, std::int64_t lanes, std::int64_t padded)
         : queries(scratch),
           outputs(queries + lanes * padded),
-          negative_max(outputs + lanes * padded),
-          sums(negative_max + lanes),
+          maximum(outputs + lanes * padded),
+          sums(maximum + lanes),
           scores(sums + lanes) {}
 
     PanelState panel(std::int64_t first_lane, std::int64_t padded) const {
-        return {queries + first_lane * padded, outputs + first_lane * padded, negative_max + first_lane, sums + first_lane};
+        return {queries + first_lane * padded, outputs + first_lane * padded, maximum + first_lane, sums + first_lane};
     }
 };
 
@@ -162,7 +188,7 @@ void load_queries(const QueryGroup& group, const Panels& panels, const GroupScra
     }
     for (std::int64_t i = 0; i < panels.lanes * padded; i += kWidth) store(scratch.outputs + i, zero());
     for (std::int64_t i = 0; i < panels.lanes; i += kWidth) {
-        store(scratch.negative_max + i, zero());
+        store(scratch.maximum + i, zero());
         store(scratch.sums + i, zero());
     }
 }
@@ -173,7 +199,7 @@ void write_results(const QueryGroup& group, const Panels& panels, const GroupScr
     for (std::int64_t i = 0; i < group.count; ++i) {
         const double sum = scratch.sums[i];
         group.lse[group.lse_offsets[i]] =
-            static_cast<float>((std::log2(sum) - static_cast<double>(scratch.negative_max[i])) * kLn2);
+            static_cast<float>((std::log2(sum) + static_cast<double>(scratch.maximum[i])) * kLn2);
     }
     for (std::int64_t i = 0; i < panels.lanes; i += kWidth)
         store(scratch.sums + i, broadcast(1.0f) / load(scratch.sums + i));

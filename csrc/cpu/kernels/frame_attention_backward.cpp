@@ -15,8 +15,8 @@ struct PanelInputs {
     const float* grads;          // [channels][lanes], grad_out
     const float* query_rows;     // [lanes][channels], scaled
     const float* grad_rows;      // [lanes][channels], grad_out
-    const float* negative_lse;   // [lanes], in powers of two
-    const float* negative_delta; // [lanes], grad_lse - sum(grad_out * out)
+    const float* lse;            // [lanes], in powers of two
+    const float* delta;          // [lanes], sum(grad_out * out) - grad_lse
     float* dq;                   // [channels][lanes], added to
 };
 
@@ -24,11 +24,13 @@ struct PanelInputs {
 template <int kRows, int kVectors>
 FOURREAL_ALWAYS_INLINE void probabilities_of(const float* keys, std::int64_t padded, const PanelInputs& panel,
                                              float* probabilities) {
+    const auto lse = Lanes<kVectors>::load_from(panel.lse);
     Tile<kRows, kVectors> tile;
-    tile.fill_rows(Lanes<kVectors>::load_from(panel.negative_lse).at);
+    tile.clear();
     tile.multiply_add(keys, padded, 1, panel.queries, kVectors * kWidth, padded);
     for (int r = 0; r < kRows; ++r)
-        for (int x = 0; x < kVectors; ++x) store(probabilities + (r * kVectors + x) * kWidth, exp2(tile.at[r][x]));
+        for (int x = 0; x < kVectors; ++x)
+            store(probabilities + (r * kVectors + x) * kWidth, exp2(tile.at[r][x] - lse.at[x]));
 }
 
 template <int kVectors>
@@ -46,13 +48,14 @@ FOURREAL_ALWAYS_INLINE void probabilities_of_block(const float* keys, std::int64
 template <int kRows, int kVectors>
 FOURREAL_ALWAYS_INLINE void score_gradients_of(const float* values, std::int64_t padded, const PanelInputs& panel,
                                                const float* probabilities, float* score_grads) {
+    const auto delta = Lanes<kVectors>::load_from(panel.delta);
     Tile<kRows, kVectors> tile;
-    tile.fill_rows(Lanes<kVectors>::load_from(panel.negative_delta).at);
+    tile.clear();
     tile.multiply_add(values, padded, 1, panel.grads, kVectors * kWidth, padded);
     for (int r = 0; r < kRows; ++r)
         for (int x = 0; x < kVectors; ++x) {
             const std::int64_t at = (r * kVectors + x) * kWidth;
-            store(score_grads + at, tile.at[r][x] * load(probabilities + at));
+            store(score_grads + at, (tile.at[r][x] - delta.at[x]) * load(probabilities + at));
         }
 }
 
@@ -75,35 +78,36 @@ template <int kRows, int kVectors>
 FOURREAL_ALWAYS_INLINE void add_products(const float* weights, std::int64_t lanes, const float* rows, std::int64_t stride,
                                          float* sums) {
     Tile<kRows, kVectors> tile;
-    tile.load_from(sums, stride);
+    tile.clear();
     tile.multiply_add(weights, lanes, 1, rows, stride, lanes);
-    tile.store_to(sums, stride);
+    tile.add_to(sums, stride);
 }
 
-template <int kRows>
-FOURREAL_ALWAYS_INLINE void add_products(const float* weights, std::int64_t lanes, const float* rows, std::int64_t stride,
-                                         float* sums) {
-    std::int64_t left = stride / kWidth;
-    for (std::int64_t d = 0; left > 0;) {
-        if (left == 3 || left > 4) {  // 4 is 2 + 2: one vector alone would be bound by its loads
-            add_products<kRows, 3>(weights, lanes, rows + d, stride, sums + d);
-            d += 3 * kWidth, left -= 3;
-        } else if (left >= 2) {
-            add_products<kRows, 2>(weights, lanes, rows + d, stride, sums + d);
-            d += 2 * kWidth, left -= 2;
-        } else {
-            add_products<kRows, 1>(weights, lanes, rows + d, stride, sums + d);
-            d += kWidth, left -= 1;
-        }
-    }
+// All keys for some columns: the rows of those columns stay in the first-level cache.
+template <int kVectors>
+void add_column_products(const float* weights, std::int64_t count, std::int64_t lanes, const float* rows,
+                         std::int64_t stride, float* sums) {
+    std::int64_t j = 0;
+    for (; j + kTileRows <= count; j += kTileRows)
+        add_products<kTileRows, kVectors>(weights + j * lanes, lanes, rows, stride, sums + j * stride);
+    for (; j < count; ++j) add_products<1, kVectors>(weights + j * lanes, lanes, rows, stride, sums + j * stride);
 }
 
 void add_all_products(const float* weights, std::int64_t count, std::int64_t lanes, const float* rows, std::int64_t stride,
                       float* sums) {
-    std::int64_t j = 0;
-    for (; j + kTileRows <= count; j += kTileRows)
-        add_products<kTileRows>(weights + j * lanes, lanes, rows, stride, sums + j * stride);
-    for (; j < count; ++j) add_products<1>(weights + j * lanes, lanes, rows, stride, sums + j * stride);
+    std::int64_t left = stride / kWidth;
+    for (std::int64_t d = 0; left > 0;) {
+        if (left == 3 || left > 4) {  // 4 is 2 + 2: one vector alone would be bound by its loads
+            add_column_products<3>(weights, count, lanes, rows + d, stride, sums + d);
+            d += 3 * kWidth, left -= 3;
+        } else if (left >= 2) {
+            add_column_products<2>(weights, count, lanes, rows + d, stride, sums + d);
+            d += 2 * kWidth, left -= 2;
+        } else {
+            add_column_products<1>(weights, count, lanes, rows + d, stride, sums + d);
+            d += kWidth, left -= 1;
+        }
+    }
 }
 
 template <int kVectors>
@@ -111,9 +115,9 @@ void add_query_gradients(const float* keys, std::int64_t count, std::int64_t pad
     constexpr std::int64_t kLanes = kVectors * kWidth;
     for (std::int64_t d = 0; d < padded; d += kTileRows) {
         Tile<kTileRows, kVectors> tile;
-        tile.load_from(dq + d * kLanes, kLanes);
+        tile.clear();
         tile.multiply_add(keys + d, 1, padded, score_grads, kLanes, count);
-        tile.store_to(dq + d * kLanes, kLanes);
+        tile.add_to(dq + d * kLanes, kLanes);
     }
 }
 
@@ -149,8 +153,8 @@ struct GroupScratch {
     float* dq;
     float* query_rows;
     float* grad_rows;
-    float* negative_lse;
-    float* negative_delta;
+    float* lse;
+    float* delta;
     float* weights;
 
     GroupScratch(float* scratch, std::int64_t lanes, std::int64_t channels)
@@ -159,15 +163,15 @@ struct GroupScratch {
           dq(grads + lanes * padded_channels(channels)),
           query_rows(dq + lanes * padded_channels(channels)),
           grad_rows(query_rows + lanes * vector_padded_channels(channels)),
-          negative_lse(grad_rows + lanes * vector_padded_channels(channels)),
-          negative_delta(negative_lse + lanes),
-          weights(negative_delta + lanes) {}
+          lse(grad_rows + lanes * vector_padded_channels(channels)),
+          delta(lse + lanes),
+          weights(delta + lanes) {}
 
     PanelInputs panel(std::int64_t first_lane, std::int64_t channels) const {
         const std::int64_t padded = padded_channels(channels), stride = vector_padded_channels(channels);
         return {queries + first_lane * padded,   grads + first_lane * padded,
                 query_rows + first_lane * stride, grad_rows + first_lane * stride,
-                negative_lse + first_lane,        negative_delta + first_lane,
+                lse + first_lane,        delta + first_lane,
                 dq + first_lane * padded};
     }
 };
@@ -194,8 +198,8 @@ void load_query(const GradientGroup& group, std::int64_t i, const GroupScratch& 
         store(scratch.grad_rows + i * stride + d, inside ? load_channels(grad, d, group.channels) : zero());
     }
     const float grad_lse = group.grad_lse ? group.grad_lse[group.grad_lse_offsets[i]] : 0.0f;
-    scratch.negative_lse[i] = -kLog2E * group.lse[group.lse_offsets[i]];
-    scratch.negative_delta[i] = grad_lse - row_product(grad, out, group.channels);
+    scratch.lse[i] = kLog2E * group.lse[group.lse_offsets[i]];
+    scratch.delta[i] = row_product(grad, out, group.channels) - grad_lse;
 }
 
 void clear(float* values, std::int64_t count) {
@@ -209,8 +213,8 @@ void load_group(const GradientGroup& group, const Panels& panels, const GroupScr
     for (std::int64_t i = 0; i < group.count; ++i) load_query<T>(group, i, scratch);
     clear(scratch.query_rows + group.count * stride, unused * stride);
     clear(scratch.grad_rows + group.count * stride, unused * stride);
-    clear(scratch.negative_lse + group.count, unused);
-    clear(scratch.negative_delta + group.count, unused);
+    clear(scratch.lse + group.count, unused);
+    clear(scratch.delta + group.count, unused);
     clear(scratch.dq, panels.lanes * padded);
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const Panel panel = panels.at(p);
@@ -241,7 +245,7 @@ void differentiate_runs(const GradientGroup& group, const Panels& panels, const 
 template <typename T>
 void write_query_gradients(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
     const std::int64_t padded = padded_channels(group.channels);
-    float* const factors = scratch.negative_lse;  // no longer needed
+    float* const factors = scratch.lse;  // no longer needed
     for (std::int64_t i = 0; i < panels.lanes; ++i) factors[i] = group.scale;
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const Panel panel = panels.at(p);

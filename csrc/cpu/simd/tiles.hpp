@@ -11,24 +11,23 @@ template <int kRows, int kVectors>
 struct Tile {
     Vec at[kRows][kVectors];
 
-    FOURREAL_ALWAYS_INLINE void fill_rows(const Vec (&value)[kVectors]) {
-        for (int r = 0; r < kRows; ++r)
-            for (int x = 0; x < kVectors; ++x) at[r][x] = value[x];
-    }
-
     FOURREAL_ALWAYS_INLINE void clear() {
         for (int r = 0; r < kRows; ++r)
             for (int x = 0; x < kVectors; ++x) at[r][x] = zero();
     }
 
-    FOURREAL_ALWAYS_INLINE void load_from(const float* from, std::int64_t row_stride) {
-        for (int r = 0; r < kRows; ++r)
-            for (int x = 0; x < kVectors; ++x) at[r][x] = load(from + r * row_stride + x * kWidth);
-    }
-
     FOURREAL_ALWAYS_INLINE void store_to(float* to, std::int64_t row_stride) const {
         for (int r = 0; r < kRows; ++r)
             for (int x = 0; x < kVectors; ++x) store(to + r * row_stride + x * kWidth, at[r][x]);
+    }
+
+    // to += the tile: sums of long products are formed in parts, whose rounding errors are smaller than those of one chain.
+    FOURREAL_ALWAYS_INLINE void add_to(float* to, std::int64_t row_stride) const {
+        for (int r = 0; r < kRows; ++r)
+            for (int x = 0; x < kVectors; ++x) {
+                float* const sum = to + r * row_stride + x * kWidth;
+                store(sum, load(sum) + at[r][x]);
+            }
     }
 
     // at[r][:] += sum over k < depth of a[r * row_step + k * depth_step] * b[k * b_stride + :].

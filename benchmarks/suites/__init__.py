@@ -1,0 +1,13 @@
+"""The suites: each module's ``cases(quick)`` lists what it measures."""
+
+from . import attention, block, exchange, generate, growth, norm_rope, pointwise
+
+SUITES = {
+    "attention": attention,
+    "pointwise": pointwise,
+    "exchange": exchange,
+    "norm_rope": norm_rope,
+    "block": block,
+    "generate": generate,
+    "growth": growth,
+}
