@@ -38,15 +38,16 @@ def overlaps(a: Tensor, b: Tensor) -> bool:
 
 def _addresses(x: Tensor) -> tuple[int, int]:
     """First byte of ``x`` and the one after its last; equal for an empty tensor."""
-    begin = x.data_ptr()
-    if x.numel() == 0:
-        return begin, begin
-    reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return begin, begin + (reach + 1) * x.element_size()
+    begin, elements = x.data_ptr(), x.numel()
+    if elements and not x.is_contiguous():
+        elements = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return begin, begin + elements * x.element_size()
 
 
 def overlaps_itself(x: Tensor) -> bool:
     """True when two indices of ``x`` may name the same element, as in an expanded tensor."""
+    if x.is_contiguous():
+        return False
     reach = 0
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size > 1:

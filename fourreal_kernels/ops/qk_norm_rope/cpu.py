@@ -35,7 +35,8 @@ def forward(
     dense_q, dense_k = _unit_stride_like(out_q), _unit_stride_like(out_k)
     native.cpu_library().qk_norm_rope(
         q_grid, k_grid, q_grid if dense_q is q else _grid(dense_q), k_grid if dense_k is k else _grid(dense_k),
-        _DTYPES[q.dtype], q.shape, _address(q_weight), _address(k_weight), _broadcastable(cos), _broadcastable(sin), eps,
+        _DTYPES[q.dtype], q.shape, _address(q_weight), _address(k_weight),
+        _broadcastable(cos), _broadcastable(sin), eps,
     )
     _copy_back(dense_q, out_q)
     _copy_back(dense_k, out_k)
@@ -100,7 +101,7 @@ def _unit_stride(grad: Tensor) -> Tensor:
 
 
 def _unit_stride_like(out: Tensor) -> Tensor:
-    """Where the kernel writes: ``out``, unless its channels are strided, as a result like overlapping windows has them."""
+    """Where the kernel writes: ``out``, unless its channels are strided, as those of a result like sliding windows."""
     return out if _has_unit_stride(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
 
 
