@@ -39,7 +39,8 @@ Result grid_tensor(const char* name, const Tensor& tensor, const NormRopeSetting
     Result result;
     if (tensor.second.size() != kAttentionAxes)
         refuse(name, "expected 6 strides, got " + std::to_string(tensor.second.size()));
-    for (std::size_t axis = 0; axis < kAttChannel; ++axis) result.strides[axis] = checked_stride(name, tensor.second[axis]);
+    for (std::size_t axis = 0; axis < kAttChannel; ++axis)
+        result.strides[axis] = checked_stride(name, tensor.second[axis]);
     if (setting.sizes[kAttChannel] > 1 && tensor.second[kAttChannel] != 1)
         refuse(name, "expected stride 1 for the channels, got " + std::to_string(tensor.second[kAttChannel]));
     if (tensor.first == 0) refuse(name, "expected the address of a tensor, got 0");
@@ -65,7 +66,8 @@ AngleTensor angles(const char* name, const Angles& tensor, const NormRopeSetting
     if (address == 0) return result;
     const std::int64_t pairs = setting.sizes[kAttChannel] / 2;
     if (setting.sizes[kAttChannel] % 2 != 0)
-        refuse("sizes", "expected an even number of channels to rotate, got " + std::to_string(setting.sizes[kAttChannel]));
+        refuse("sizes",
+               "expected an even number of channels to rotate, got " + std::to_string(setting.sizes[kAttChannel]));
     if (sizes.empty() || sizes.size() > kAttHead + 1 || strides.size() != sizes.size() || sizes.back() != pairs)
         refuse(name, "expected 1 to 5 sizes, the last " + std::to_string(pairs) + ", and as many strides");
     result.strides[kAttHead] = checked_stride(name, strides.back());
@@ -73,7 +75,8 @@ AngleTensor angles(const char* name, const Angles& tensor, const NormRopeSetting
     for (std::size_t axis = missing; axis < kAttHead; ++axis) {
         const std::int64_t size = sizes[axis - missing];
         if (size != 1 && size != setting.sizes[axis])
-            refuse(name, "expected a size of 1 or " + std::to_string(setting.sizes[axis]) + ", got " + std::to_string(size));
+            refuse(name, "expected a size of 1 or " + std::to_string(setting.sizes[axis]) + ", got " +
+                             std::to_string(size));
         result.strides[axis] = size == 1 ? 0 : checked_stride(name, strides[axis - missing]);
     }
     result.data = reinterpret_cast<const float*>(address);
@@ -86,7 +89,8 @@ NormRopeSetting norm_rope_setting(const std::string& dtype, const Integers& size
     setting.dtype = bindings::dtype_argument(dtype);
     if (setting.dtype == DType::kFloat64) refuse("dtype", "expected 'float32', 'float16' or 'bfloat16', got 'float64'");
     if (sizes.size() != kAttentionAxes)
-        refuse("sizes", "expected 6 integers (batch, view, time, token, head, channel), got " + std::to_string(sizes.size()));
+        refuse("sizes",
+               "expected 6 integers (batch, view, time, token, head, channel), got " + std::to_string(sizes.size()));
     for (int axis = 0; axis < kAttentionAxes; ++axis) {
         setting.sizes[axis] = sizes[static_cast<std::size_t>(axis)];
         if (setting.sizes[axis] < 1) refuse("sizes", "expected sizes >= 1, got " + std::to_string(setting.sizes[axis]));
@@ -115,10 +119,10 @@ void qk_norm_rope(const Tensor& q, const Tensor& k, const Tensor& out_q, const T
     cpu::qk_norm_rope_forward(args, set);
 }
 
-void qk_norm_rope_backward(const Tensor& grad_q, const Tensor& grad_k, const Tensor& q, const Tensor& k, const Tensor& dq,
-                           const Tensor& dk, const std::string& dtype, const Integers& sizes, Address q_weight,
-                           Address k_weight, Address dq_weight, Address dk_weight, const Angles& cos, const Angles& sin,
-                           double eps, const std::string& instruction_set) {
+void qk_norm_rope_backward(const Tensor& grad_q, const Tensor& grad_k, const Tensor& q, const Tensor& k,
+                           const Tensor& dq, const Tensor& dk, const std::string& dtype, const Integers& sizes,
+                           Address q_weight, Address k_weight, Address dq_weight, Address dk_weight,
+                           const Angles& cos, const Angles& sin, double eps, const std::string& instruction_set) {
     NormRopeBackward args{};
     args.setting = norm_rope_setting(dtype, sizes, q_weight, k_weight, cos, sin, eps);
     args.grad_q = input("grad_q", grad_q, args.setting);
@@ -139,16 +143,19 @@ void qk_norm_rope_backward(const Tensor& grad_q, const Tensor& grad_k, const Ten
 }  // namespace
 
 void fourreal::bindings::bind_qk_norm_rope(py::module_& module) {
-    module.def("qk_norm_rope", &::qk_norm_rope, "q"_a, "k"_a, "out_q"_a, "out_k"_a, "dtype"_a, "sizes"_a, "q_weight"_a = 0,
-               "k_weight"_a = 0, "cos"_a = kAbsent, "sin"_a = kAbsent, "eps"_a = 1e-6, "instruction_set"_a = "auto",
-               "RMS-normalise q and k over the channels, scale by their weights, rotate pairs of channels, in one pass.\n\n"
-               "A tensor is (address, strides). sizes: (batch, view, time, token, head, channel), as the strides of q, k and\n"
-               "the outputs, which may be q and k. dtype: 'float32', 'float16' or 'bfloat16'. Weights: addresses of contiguous\n"
-               "float32 (D), both 0: no normalisation. cos, sin: float32 as (address, sizes, strides), broadcast to (batch, view,\n"
-               "time, token, pair); address 0: no rotation. ValueError: bad sizes, strides, dtype.");
+    module.def("qk_norm_rope", &::qk_norm_rope, "q"_a, "k"_a, "out_q"_a, "out_k"_a, "dtype"_a, "sizes"_a,
+               "q_weight"_a = 0, "k_weight"_a = 0, "cos"_a = kAbsent, "sin"_a = kAbsent, "eps"_a = 1e-6,
+               "instruction_set"_a = "auto",
+               "RMS-normalise q and k over the channels, scale by their weights, rotate pairs of channels, in one\n"
+               "pass.\n\n"
+               "A tensor is (address, strides). sizes: (batch, view, time, token, head, channel), as the strides of\n"
+               "q, k and the outputs, which may be q and k. dtype: 'float32', 'float16' or 'bfloat16'. Weights: the\n"
+               "addresses of contiguous float32 (D), both 0: no normalisation. cos, sin: float32 as (address, sizes,\n"
+               "strides), broadcast to (batch, view, time, token, pair); address 0: no rotation. ValueError: bad\n"
+               "sizes, strides, dtype.");
     module.def("qk_norm_rope_backward", &::qk_norm_rope_backward, "grad_q"_a, "grad_k"_a, "q"_a, "k"_a, "dq"_a, "dk"_a,
                "dtype"_a, "sizes"_a, "q_weight"_a = 0, "k_weight"_a = 0, "dq_weight"_a = 0, "dk_weight"_a = 0,
                "cos"_a = kAbsent, "sin"_a = kAbsent, "eps"_a = 1e-6, "instruction_set"_a = "auto",
-               "Gradients of qk_norm_rope: dq and dk from those of its results, and the weights' (contiguous float32) with the\n"
-               "same bits for any number of threads. Other arguments and ValueError as qk_norm_rope.");
+               "Gradients of qk_norm_rope: dq and dk from those of its results, and the weights' (contiguous float32)\n"
+               "with the same bits for any number of threads. Other arguments and ValueError as qk_norm_rope.");
 }

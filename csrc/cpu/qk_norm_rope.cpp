@@ -56,7 +56,8 @@ private:
 
 template <typename Tensor>
 GridStrides token_strides(const Tensor& tensor) {
-    return {{tensor.strides[kAttBatch], tensor.strides[kAttView], tensor.strides[kAttTime], tensor.strides[kAttToken], 0}};
+    const std::int64_t* strides = tensor.strides;
+    return {{strides[kAttBatch], strides[kAttView], strides[kAttTime], strides[kAttToken], 0}};
 }
 
 // Tokens of the whole grid, in runs along which every tensor has one stride. Operands: cos, sin, then the others.
@@ -93,7 +94,8 @@ private:
     static constexpr int kInner = RowLayout<kOperands>::kDims - 1;
 
     static GridSizes grid_sizes(const NormRopeSetting& setting) {
-        return {{setting.sizes[kAttBatch], setting.sizes[kAttView], setting.sizes[kAttTime], setting.sizes[kAttToken], 1}};
+        const std::int64_t* sizes = setting.sizes;
+        return {{sizes[kAttBatch], sizes[kAttView], sizes[kAttTime], sizes[kAttToken], 1}};
     }
 
     RowLayout<kOperands> layout_;
@@ -152,11 +154,12 @@ public:
           blocks_((runs_.tokens() + block_tokens_ - 1) / block_tokens_) {}
 
     void operator()() {
-        const std::int64_t sums_per_block = setting_.q_weight == nullptr ? 0 : kQueryAndKey * setting_.sizes[kAttChannel];
+        const bool normalises = setting_.q_weight != nullptr;
+        const std::int64_t sums_per_block = normalises ? kQueryAndKey * setting_.sizes[kAttChannel] : 0;
         std::vector<double> sums(static_cast<std::size_t>(blocks_ * sums_per_block));
 #pragma omp parallel for schedule(static) if (blocks_ > 1)
         for (std::int64_t block = 0; block < blocks_; ++block) do_block(block, sums.data() + block * sums_per_block);
-        if (sums_per_block != 0) add_blocks(sums);
+        if (normalises) add_blocks(sums);
     }
 
 private:
@@ -173,18 +176,20 @@ private:
         run.weight_grads[0] = sums;
         run.weight_grads[1] = sums + setting_.sizes[kAttChannel];
         const std::int64_t end = std::min(runs_.tokens(), (block + 1) * block_tokens_);
-        for (std::int64_t begin = block * block_tokens_; begin < end; begin += kTokensPerSum)
-            runs_.visit(begin, std::min(end, begin + kTokensPerSum), [&](const std::int64_t* offsets, std::int64_t count) {
+        for (std::int64_t begin = block * block_tokens_; begin < end; begin += kTokensPerSum) {
+            const std::int64_t stop = std::min(end, begin + kTokensPerSum);
+            runs_.visit(begin, stop, [&](const std::int64_t* offsets, std::int64_t count) {
                 advance_angles(setting_, offsets, &run);
-                for (int t = 0; t < kQueryAndKey; ++t) {
-                    const int grad = 2 + t, in = 4 + t, out = 6 + t;
-                    run.grad[t] = rows_at(t == 0 ? args_.grad_q : args_.grad_k, run.dtype, offsets[grad], runs_.stride(grad));
-                    run.in[t] = rows_at(t == 0 ? args_.q : args_.k, run.dtype, offsets[in], runs_.stride(in));
-                    run.out[t] = rows_at(t == 0 ? args_.dq : args_.dk, run.dtype, offsets[out], runs_.stride(out));
-                }
+                run.grad[0] = rows_at(args_.grad_q, run.dtype, offsets[2], runs_.stride(2));
+                run.grad[1] = rows_at(args_.grad_k, run.dtype, offsets[3], runs_.stride(3));
+                run.in[0] = rows_at(args_.q, run.dtype, offsets[4], runs_.stride(4));
+                run.in[1] = rows_at(args_.k, run.dtype, offsets[5], runs_.stride(5));
+                run.out[0] = rows_at(args_.dq, run.dtype, offsets[6], runs_.stride(6));
+                run.out[1] = rows_at(args_.dk, run.dtype, offsets[7], runs_.stride(7));
                 run.tokens = count;
                 kernel_(run);
             });
+        }
     }
 
     void add_blocks(const std::vector<double>& sums) const {

@@ -245,27 +245,6 @@ def test_rotation_keeps_scores_of_equal_offsets(backend):
     torch.testing.assert_close(scores[0], scores[1])
 
 
-@pytest.mark.parametrize("dtype", LOW_PRECISION, ids=dtype_name)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_thread_count_does_not_change_bits(backend, dtype):
-    """Results and gradients, with enough tokens for several tasks."""
-    *values, cos, sin = norm_rope_arguments((2, 3, 2, 97, 3, 40), dtype, angle_dtype=torch.float32)
-    leaves = [x.requires_grad_() for x in values]
-    grads = [torch.randn(values[0].shape).to(dtype) for _ in range(2)]
-    if backend == "reference" or not can_run("qk_norm_rope", backend, *leaves, cos, sin):
-        return
-    results, before = [], torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            outs = qk_norm_rope(*leaves, cos, sin, backend=backend)
-            results.append((*outs, *torch.autograd.grad(outs, leaves, grads)))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(bitwise_equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
 @pytest.mark.parametrize("angle_dtype", DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_expanded_angles_give_the_bits_of_broadcast_ones(backend, angle_dtype):

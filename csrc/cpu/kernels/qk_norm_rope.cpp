@@ -8,9 +8,9 @@ namespace fourreal::cpu::FOURREAL_SIMD {
 constexpr int kGroup = 16;
 static_assert(kGroup % kWidth == 0 && kTableRounding % (2 * kWidth) == 0, "groups and tables are whole vectors");
 
-// A row of D channels as whole vectors. What is left over is covered by a last vector that ends with the row and repeats
-// `repeated` channels of the one before: a store that masks lanes would hold up the loads of the following row, which are in
-// its reach. Only rows shorter than a vector are loaded and stored in part.
+// A row of D channels as whole vectors. What is left over is covered by a last vector that ends with the row and
+// repeats `repeated` channels of the one before: a store that masks lanes would hold up the loads of the following row,
+// which are in its reach. Only rows shorter than a vector are loaded and stored in part.
 struct RowShape {
     std::int64_t channels, whole, last;
     int repeated;
@@ -23,7 +23,9 @@ struct RowShape {
 };
 
 // Lanes of the last vector that no vector before it has covered; 0 in the others.
-FOURREAL_ALWAYS_INLINE Vec without_repeated(const RowShape& row, Vec x) { return select_first(row.repeated, zero(), x); }
+FOURREAL_ALWAYS_INLINE Vec without_repeated(const RowShape& row, Vec x) {
+    return select_first(row.repeated, zero(), x);
+}
 
 FOURREAL_ALWAYS_INLINE Vec load_weight(const RowShape& row, const float* weight, std::int64_t channel) {
     return row.is_short() ? load_first(weight, row.short_count()) : load(weight + channel);
@@ -78,8 +80,8 @@ FOURREAL_ALWAYS_INLINE auto row_of(const HeadRows<Pointer>& rows, std::int64_t t
     return static_cast<T*>(rows.data) + token * rows.token_stride + head * rows.head_stride;
 }
 
-FOURREAL_ALWAYS_INLINE Vec inverse_rms(Vec sum_of_squares, Vec inverse_channels, Vec eps) {
-    return broadcast(1.0f) / sqrt(fmadd(sum_of_squares, inverse_channels, eps));
+FOURREAL_ALWAYS_INLINE Vec inverse_rms(Vec sum_of_squares, Vec channels, Vec eps) {
+    return broadcast(1.0f) / sqrt(sum_of_squares / channels + eps);
 }
 
 template <typename T, bool kNormalises, bool kRotates>
@@ -110,8 +112,8 @@ private:
     void find_inverses(int t, std::int64_t token, std::int64_t begin, int count, float* inverse) const {
         for (int i = 0; i < count; ++i) inverse[i] = sum_of_squares(row_of<const T>(run_.in[t], token, begin + i));
         for (int i = count; i < kGroup; ++i) inverse[i] = 0.0f;
-        const Vec inverse_channels = broadcast(1.0f / static_cast<float>(run_.channels)), eps = broadcast(run_.eps);
-        for (int i = 0; i < count; i += kWidth) store(inverse + i, inverse_rms(load(inverse + i), inverse_channels, eps));
+        const Vec channels = broadcast(static_cast<float>(run_.channels)), eps = broadcast(run_.eps);
+        for (int i = 0; i < count; i += kWidth) store(inverse + i, inverse_rms(load(inverse + i), channels, eps));
     }
 
     float sum_of_squares(const T* x) const {
@@ -189,11 +191,11 @@ private:
             sum_row(row_of<const T>(run_.grad[t], token, begin + i), row_of<const T>(run_.in[t], token, begin + i),
                     run_.weights[t], &scales.inverse[i], &scales.mean[i]);
         for (int i = count; i < kGroup; ++i) scales.inverse[i] = scales.mean[i] = 0.0f;
-        const Vec inverse_channels = broadcast(1.0f / static_cast<float>(run_.channels)), eps = broadcast(run_.eps);
+        const Vec channels = broadcast(static_cast<float>(run_.channels)), eps = broadcast(run_.eps);
         for (int i = 0; i < count; i += kWidth) {
-            const Vec inverse = inverse_rms(load(scales.inverse + i), inverse_channels, eps);
+            const Vec inverse = inverse_rms(load(scales.inverse + i), channels, eps);
             store(scales.inverse + i, inverse);
-            store(scales.mean + i, load(scales.mean + i) * inverse * inverse_channels);
+            store(scales.mean + i, load(scales.mean + i) * inverse / channels);
         }
     }
 

@@ -19,8 +19,8 @@ struct AngleTensor {
     std::int64_t strides[kAttentionAxes - 1] = {};
 };
 
-// What forward and backward share. The weights (D) are contiguous; both null: no normalisation. cos and sin without data:
-// no rotation, which an odd D needs.
+// What forward and backward share. The weights (D) are contiguous; both null: no normalisation. cos and sin without
+// data: no rotation, which an odd D needs.
 struct NormRopeSetting {
     std::int64_t sizes[kAttentionAxes];  // B, V, T, N, H, D
     DType dtype;                         // of q, k, the results and their gradients; float64 is not supported
@@ -48,8 +48,8 @@ struct NormRopeBackward {
 
 namespace cpu {
 
-// Threads follow OpenMP. Results have the same bits for any thread count, in place or not. Scratch is a few rows of D per
-// thread and, for the gradients of the weights, at most 1024 rows of D doubles; std::bad_alloc if that is missing.
+// Threads follow OpenMP. Results have the same bits for any thread count, in place or not. Scratch is a few rows of D
+// per thread and, for the gradients of the weights, at most 1024 rows of D doubles; std::bad_alloc if that is missing.
 void qk_norm_rope_forward(const NormRopeForward& args, InstructionSet set = best_instruction_set());
 void qk_norm_rope_backward(const NormRopeBackward& args, InstructionSet set = best_instruction_set());
 
