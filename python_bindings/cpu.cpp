@@ -91,6 +91,7 @@ PYBIND11_MODULE(_cpu, module) {
                "'bfloat16'. weight (2, C), bias (C), input_scale (B, 2C), gate (B, C): contiguous, float64 for float64 and\n"
                "float32 otherwise; address 0 = absent. The outputs may be the inputs. ValueError: bad sizes, strides, dtype.");
     fourreal::bindings::bind_axis_attention(module);
+    fourreal::bindings::bind_qk_norm_rope(module);
     module.def("instruction_set", &instruction_set, "The instruction set that kernels use here: 'avx512', 'avx2' or 'portable'.");
     module.def("usable_instruction_sets", &usable_instruction_sets, "Every instruction set that can run here, widest first.");
     module.def("measure_fma_gflops", &fourreal::cpu::measure_fma_gflops, "milliseconds"_a = 200,

@@ -13,5 +13,6 @@ namespace fourreal::bindings {
 cpu::InstructionSet instruction_set_argument(const std::string& name);
 
 void bind_axis_attention(pybind11::module_& module);
+void bind_qk_norm_rope(pybind11::module_& module);
 
 }  // namespace fourreal::bindings

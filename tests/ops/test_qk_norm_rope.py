@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fourreal_kernels import qk_norm_rope
+from fourreal_kernels import explain, qk_norm_rope
 from op_backends import backends, can_run
 from op_layouts import LAYOUTS, STRIDED
 from op_numerics import DTYPES, LOW_PRECISION, assert_close_as_pytorch, bitwise_equal, dtype_name
@@ -60,7 +60,9 @@ def test_broadcasting_of_angles(backend, angle_shape):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_angles_with_expanded_transposed_and_gapped_strides(backend):
     q, k, q_weight, k_weight, cos, sin = norm_rope_arguments((2, 2, 3, 5, 2, 8), angle_shape=(3, 1, 4))
-    expected = qk_norm_rope(q, k, q_weight, k_weight, cos, sin, backend="reference")
+    if not can_run("qk_norm_rope", backend, q, k, q_weight, k_weight, cos, sin):
+        return
+    expected = qk_norm_rope(q, k, q_weight, k_weight, cos, sin, backend=backend)
     forms = [
         [x.expand(2, 2, 3, 5, 4) for x in (cos, sin)],
         [x.permute(2, 1, 0).contiguous().permute(2, 1, 0) for x in (cos, sin)],
@@ -241,3 +243,45 @@ def test_rotation_keeps_scores_of_equal_offsets(backend):
         rotated_k, _ = qk_norm_rope(k, k, None, None, two.cos(), two.sin(), backend=backend)
         scores.append((rotated_q * rotated_k).sum())
     torch.testing.assert_close(scores[0], scores[1])
+
+
+@pytest.mark.parametrize("angle_dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_expanded_angles_give_the_bits_of_broadcast_ones(backend, angle_dtype):
+    *tensors, cos, sin = norm_rope_arguments((2, 2, 3, 5, 2, 8), angle_shape=(3, 1, 4), angle_dtype=angle_dtype)
+    if not can_run("qk_norm_rope", backend, *tensors, cos, sin):
+        return
+    expected = qk_norm_rope(*tensors, cos, sin, backend=backend)
+    expanded = [x.expand(2, 2, 3, 5, 4) for x in (cos, sin)]
+    for actual, wanted in zip(qk_norm_rope(*tensors, *expanded, backend=backend), expected, strict=True):
+        assert bitwise_equal(actual, wanted)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_overlapping_windows(backend):
+    """Tokens that are windows shifted by one element: a result of the same layout has no contiguous last dim."""
+    stream = torch.randn(64, requires_grad=True)
+    windows = stream.as_strided((1, 1, 1, 3, 1, 8), (64, 64, 64, 1, 64, 1))
+    _, _, *rest = norm_rope_arguments((1, 1, 1, 3, 1, 8))
+    if not can_run("qk_norm_rope", backend, windows, windows, *rest):
+        return
+    grads = torch.randn(2, 1, 1, 1, 3, 1, 8).unbind(0)
+    outs = qk_norm_rope(windows, windows, *rest, backend=backend)
+    copy = windows.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    wanted = qk_norm_rope(copy, copy, *rest, backend=backend)
+    for actual, plain in zip(outs, wanted, strict=True):
+        assert bitwise_equal(actual.detach(), plain.detach())
+    actual = torch.autograd.grad(outs, windows, grads)[0]
+    plain = torch.autograd.grad(wanted, copy, grads)[0]
+    assert bitwise_equal(actual, plain)
+
+
+def test_float64_falls_to_the_reference_and_says_why():
+    arguments = norm_rope_arguments((2, 2, 3, 5, 2, 8), torch.float64)
+    explanation = explain("qk_norm_rope", *arguments)
+    assert explanation.chosen == "reference"
+    if "cpu" in BACKENDS:
+        assert explanation.reasons["cpu"] == "its arithmetic is in float32, the call is in float64"
+        with pytest.raises(NotImplementedError, match="float64"):
+            qk_norm_rope(*arguments, backend="cpu")
+    assert bitwise_equal(qk_norm_rope(*arguments)[0], qk_norm_rope(*arguments, backend="reference")[0])

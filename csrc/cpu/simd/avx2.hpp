@@ -115,6 +115,13 @@ FOURREAL_ALWAYS_INLINE float reduce_max(Vec x) {
 
 // (x1, x0, x3, x2, ...): the partner of each lane in its pair.
 FOURREAL_ALWAYS_INLINE Vec swap_pairs(Vec x) { return _mm256_permute_ps(x, 0xb1); }
+// (a0, b0, a1, b1, ...) from the first half of the lanes of a and b, and from the second half.
+FOURREAL_ALWAYS_INLINE Vec interleave_low(Vec a, Vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+}
+FOURREAL_ALWAYS_INLINE Vec interleave_high(Vec a, Vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+}
 
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     Vec t[kWidth];

@@ -92,6 +92,15 @@ FOURREAL_ALWAYS_INLINE float reduce_max(Vec x) { return _mm512_reduce_max_ps(x);
 
 // (x1, x0, x3, x2, ...): the partner of each lane in its pair.
 FOURREAL_ALWAYS_INLINE Vec swap_pairs(Vec x) { return _mm512_permute_ps(x, 0xb1); }
+// (a0, b0, a1, b1, ...) from the first half of the lanes of a and b, and from the second half.
+FOURREAL_ALWAYS_INLINE Vec interleave_low(Vec a, Vec b) {
+    const __m512i lanes = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a, lanes, b);
+}
+FOURREAL_ALWAYS_INLINE Vec interleave_high(Vec a, Vec b) {
+    const __m512i lanes = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return _mm512_permutex2var_ps(a, lanes, b);
+}
 
 FOURREAL_ALWAYS_INLINE Vec low_pairs(Vec a, Vec b) {
     return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));

@@ -95,6 +95,9 @@ FOURREAL_ALWAYS_INLINE float reduce_max(Vec x) {
 
 // (x1, x0, x3, x2): the partner of each lane in its pair.
 FOURREAL_ALWAYS_INLINE Vec swap_pairs(Vec x) { return Vec{x[1], x[0], x[3], x[2]}; }
+// (a0, b0, a1, b1, ...) from the first half of the lanes of a and b, and from the second half.
+FOURREAL_ALWAYS_INLINE Vec interleave_low(Vec a, Vec b) { return Vec{a[0], b[0], a[1], b[1]}; }
+FOURREAL_ALWAYS_INLINE Vec interleave_high(Vec a, Vec b) { return Vec{a[2], b[2], a[3], b[3]}; }
 
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     const Vec a = rows[0], b = rows[1], c = rows[2], d = rows[3];

@@ -61,9 +61,11 @@ def _check_weight(name: str, weight: Tensor, q: Tensor) -> None:
 
 
 def _check_angles(cos: Tensor, sin: Tensor, q: Tensor) -> None:
-    head_dim = q.shape[-1]
+    *token_sizes, _, head_dim = q.shape
     if head_dim % 2:
         raise ValueError(f"q: got head dim {head_dim}, expected an even one to rotate pairs of channels")
+    sizes = (*token_sizes, head_dim // 2)
+    checked_shape = None
     for name, x in (("cos", cos), ("sin", sin)):
         checks.require_tensor(name, x)
         checks.require_floating(name, x)
@@ -71,16 +73,21 @@ def _check_angles(cos: Tensor, sin: Tensor, q: Tensor) -> None:
             raise ValueError(f"{name}: got device {x.device}, expected {q.device} as q; move one of them")
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{name}: requires grad, but no gradient flows to it; detach it")
-        sizes = (*q.shape[:4], head_dim // 2)
-        padded = (1,) * (5 - x.ndim) + tuple(x.shape)
-        per_pair = 1 <= x.ndim <= 5 and padded[-1] == sizes[-1]
-        if not per_pair or any(p not in (1, s) for p, s in zip(padded, sizes, strict=True)):
-            raise ValueError(
-                f"{name}: got shape {tuple(x.shape)}, expected one that broadcasts to (B, V, T, N, D/2) = {sizes} "
-                "with a last dim of D/2 (one angle per pair of channels)"
-            )
+        if x.shape != checked_shape:
+            _check_angle_shape(name, tuple(x.shape), sizes)
+            checked_shape = x.shape
     if cos.shape != sin.shape or cos.dtype != sin.dtype:
         raise ValueError(
             f"sin: got shape {tuple(sin.shape)} and dtype {sin.dtype}, "
             f"expected {tuple(cos.shape)} and {cos.dtype} as cos"
+        )
+
+
+def _check_angle_shape(name: str, shape: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    padded = (1,) * (5 - len(shape)) + shape
+    per_pair = 1 <= len(shape) <= 5 and shape[-1] == sizes[-1]
+    if not per_pair or any(p not in (1, s) for p, s in zip(padded, sizes, strict=True)):
+        raise ValueError(
+            f"{name}: got shape {shape}, expected one that broadcasts to (B, V, T, N, D/2) = {sizes} "
+            "with a last dim of D/2 (one angle per pair of channels)"
         )

@@ -20,18 +20,37 @@ def refusal(call: NormRopeCall) -> str | None:
     return None
 
 
-def forward(x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float, out: Tensor) -> None:
-    """Write the normalised and rotated ``x`` into ``out``, which may be ``x``."""
+def forward(
+    q: Tensor, k: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None,
+    eps: float, out_q: Tensor, out_k: Tensor,
+) -> None:
+    """Write the normalised and rotated ``q`` and ``k`` into ``out_q`` and ``out_k``, which may be ``q`` and ``k``."""
+    for x, weight, out in ((q, q_weight, out_q), (k, k_weight, out_k)):
+        out.copy_(_norm_rope(x, weight, cos, sin, eps))
+
+
+def backward(
+    grad_q: Tensor, grad_k: Tensor, q: Tensor, k: Tensor, q_weight: Tensor | None, k_weight: Tensor | None,
+    cos: Tensor | None, sin: Tensor | None, eps: float, dq: Tensor, dk: Tensor,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Write the gradients of ``q`` and ``k`` into ``dq`` and ``dk``; return those of the weights, as accumulated."""
+    grad_weights = []
+    for grad, x, weight, out in ((grad_q, q, q_weight, dq), (grad_k, k, k_weight, dk)):
+        grad_x, grad_weight = _gradients(grad, x, weight, cos, sin, eps)
+        out.copy_(grad_x)
+        grad_weights.append(grad_weight)
+    return grad_weights[0], grad_weights[1]
+
+
+def _norm_rope(x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float) -> Tensor:
     dtype = accumulation_dtype(x.dtype)
     y = x.to(dtype)
     if weight is not None:
         y = y * _inverse_rms(y, eps) * weight.to(dtype)
-    if cos is not None:
-        y = _rotate(y, cos.to(dtype), sin.to(dtype))
-    out.copy_(y)
+    return y if cos is None else _rotate(y, cos.to(dtype), sin.to(dtype))
 
 
-def backward(
+def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients with respect to ``x`` and ``weight``, in the accumulation dtype."""

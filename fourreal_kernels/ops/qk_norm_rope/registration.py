@@ -22,9 +22,7 @@ def _implementation(q, q_weight, cos, backend: str, *, in_place: bool = False):
 
 def _forward(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str) -> tuple[Tensor, Tensor]:
     out_q, out_k = torch.empty_like(q), torch.empty_like(k)
-    implementation = _implementation(q, q_weight, cos, backend)
-    implementation.forward(q, q_weight, cos, sin, eps, out_q)
-    implementation.forward(k, k_weight, cos, sin, eps, out_k)
+    _implementation(q, q_weight, cos, backend).forward(q, k, q_weight, k_weight, cos, sin, eps, out_q, out_k)
     return out_q, out_k
 
 
@@ -37,8 +35,7 @@ def _in_place(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str) -> N
     require_writable("q", q, k=k, **parameters)
     require_writable("k", k, **parameters)
     implementation = _implementation(q, q_weight, cos, backend, in_place=True)
-    implementation.forward(q, q_weight, cos, sin, eps, q)
-    implementation.forward(k, k_weight, cos, sin, eps, k)
+    implementation.forward(q, k, q_weight, k_weight, cos, sin, eps, q, k)
     mark_written(q, k)
 
 
@@ -47,13 +44,15 @@ def _in_place_fake(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str)
 
 
 def _backward(grad_q, grad_k, q, k, q_weight, k_weight, cos, sin, eps: float, backend: str):
+    dq, dk = torch.empty_like(q), torch.empty_like(k)
     implementation = _implementation(q, q_weight, cos, backend)
-    inputs, weights = [], []
-    for grad, x, weight in ((grad_q, q, q_weight), (grad_k, k, k_weight)):
-        grad_x, grad_weight = implementation.backward(grad, x, weight, cos, sin, eps)
-        inputs.append(torch.empty_like(x).copy_(grad_x))
-        weights.append(q.new_empty(0) if weight is None else torch.empty_like(weight).copy_(grad_weight))
-    return *inputs, *weights
+    grads = implementation.backward(grad_q, grad_k, q, k, q_weight, k_weight, cos, sin, eps, dq, dk)
+    return dq, dk, *(_like(weight, grad, q) for weight, grad in zip((q_weight, k_weight), grads, strict=True))
+
+
+def _like(weight: Tensor | None, grad: Tensor | None, q: Tensor) -> Tensor:
+    """The gradient in the dtype and layout of the weight; an empty tensor where there is none."""
+    return q.new_empty(0) if weight is None else torch.empty_like(weight).copy_(grad)
 
 
 def _backward_fake(grad_q, grad_k, q, k, q_weight, k_weight, cos, sin, eps: float, backend: str):
