@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 
 #include <pybind11/pybind11.h>
@@ -8,15 +9,12 @@
 #include <omp.h>
 #endif
 
-#include "arguments.hpp"
 #include "cpu_module.hpp"
 #include "fourreal/ceilings.hpp"
 #include "fourreal/instruction_set.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
-using fourreal::bindings::Address;
-using fourreal::bindings::Integers;
 using fourreal::cpu::InstructionSet;
 
 namespace {
@@ -46,18 +44,6 @@ InstructionSet fourreal::bindings::instruction_set_argument(const std::string& n
 
 namespace {
 
-void sync_exchange_hard_channel(Address view, Address time, Address out_view, Address out_time, const std::string& dtype,
-                                const Integers& sizes, const Integers& view_strides, const Integers& time_strides,
-                                const Integers& out_view_strides, const Integers& out_time_strides, Address weight,
-                                Address bias, Address input_scale, Address gate, const std::string& instruction_set) {
-    const auto args = fourreal::bindings::hard_channel_exchange(view, time, out_view, out_time, dtype, sizes, view_strides,
-                                                                time_strides, out_view_strides, out_time_strides, weight,
-                                                                bias, input_scale, gate);
-    const InstructionSet set = fourreal::bindings::instruction_set_argument(instruction_set);
-    py::gil_scoped_release release;
-    fourreal::cpu::sync_exchange_hard_channel(args, set);
-}
-
 int max_threads() {
 #if defined(_OPENMP)
     return omp_get_max_threads();
@@ -82,14 +68,7 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_cpu, module) {
     module.doc() = "CPU kernels of fourreal_kernels. Tensors are passed as addresses, sizes and strides in elements.";
-    module.def("sync_exchange_hard_channel", &sync_exchange_hard_channel, "view_ptr"_a, "time_ptr"_a, "out_view_ptr"_a,
-               "out_time_ptr"_a, "dtype"_a, "sizes"_a, "view_strides"_a, "time_strides"_a, "out_view_strides"_a,
-               "out_time_strides"_a, "weight_ptr"_a, "bias_ptr"_a = 0, "input_scale_ptr"_a = 0, "gate_ptr"_a = 0,
-               "instruction_set"_a = "auto",
-               "y = gate * (W[0] * s_view * view + W[1] * s_time * time + bias) per channel, into both outputs.\n\n"
-               "sizes and strides: 5 integers (batch, view, time, token, channel). dtype: 'float32', 'float64', 'float16' or\n"
-               "'bfloat16'. weight (2, C), bias (C), input_scale (B, 2C), gate (B, C): contiguous, float64 for float64 and\n"
-               "float32 otherwise; address 0 = absent. The outputs may be the inputs. ValueError: bad sizes, strides, dtype.");
+    fourreal::bindings::bind_sync_exchange(module);
     module.def("instruction_set", &instruction_set, "The instruction set that kernels use here: 'avx512', 'avx2' or 'portable'.");
     module.def("usable_instruction_sets", &usable_instruction_sets, "Every instruction set that can run here, widest first.");
     module.def("measure_fma_gflops", &fourreal::cpu::measure_fma_gflops, "milliseconds"_a = 200,

@@ -12,4 +12,6 @@ namespace fourreal::bindings {
 // "auto" is the widest that can run here. std::invalid_argument for a name that is not known or cannot run.
 cpu::InstructionSet instruction_set_argument(const std::string& name);
 
+void bind_sync_exchange(pybind11::module_& module);
+
 }  // namespace fourreal::bindings
