@@ -87,7 +87,7 @@ void run_exchange(const Exchange& exchange, InstructionSet set) {
     const FactorTable<S> table({exchange.mix, exchange.sizes[kBatch], channels, fused}, exchange.parameters, exchange.norm);
     const std::int64_t kept = exchange.norm ? kStreams * padded_channels(channels) : 0;
     std::vector<S> scratch(static_cast<std::size_t>(kept * max_threads()));
-    for_each_task(exchange.rows, channels, [&](std::int64_t begin, std::int64_t end) {
+    for_each_stretch(exchange.rows, channels, [&](std::int64_t begin, std::int64_t end) {
         exchange.walk.for_each_run(begin, end, [&](std::int64_t b, const RowPointer* pointers, std::int64_t row, std::int64_t count) {
             ExchangeRun run = make_run(exchange, pointers, row);
             run.factors = table.of_batch(b);
@@ -138,7 +138,7 @@ void sync_exchange_stage(const StageRows& args, InstructionSet set) {
     const RowWalk walk(args.dtype, args.sizes, tensors);
     const std::int64_t channels = args.sizes[kChannel], bytes = bytes_of_accumulation(args.dtype);
     const std::int64_t columns = args.sum ? channels : kStreams * channels;
-    for_each_task(args.rows, channels, [&](std::int64_t begin, std::int64_t end) {
+    for_each_stretch(args.rows, channels, [&](std::int64_t begin, std::int64_t end) {
         walk.for_each_run(begin, end, [&](std::int64_t b, const RowPointer* pointers, std::int64_t row, std::int64_t count) {
             StageRun run{};
             run.dtype = args.dtype;

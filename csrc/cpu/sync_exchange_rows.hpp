@@ -16,7 +16,7 @@
 
 namespace fourreal::cpu {
 
-// Work below one task runs on the calling thread: waking others costs more.
+// Less than this is not worth waking another thread for.
 constexpr std::int64_t kElementsPerTask = 32768;
 
 inline std::int64_t bytes_of(DType dtype) {
@@ -104,16 +104,15 @@ private:
     std::int64_t channels_;
 };
 
-// body(begin, end) over [begin, end) in pieces of some kElementsPerTask, on all threads where there are several.
+// body(begin, end) over [begin, end): one stretch per thread, fewer where there is little to do.
 template <typename Body>
-void for_each_task(RowRange rows, std::int64_t elements_per_row, const Body& body) {
-    const std::int64_t rows_per_task = std::max<std::int64_t>(1, kElementsPerTask / elements_per_row);
-    const std::int64_t tasks = (rows.end - rows.begin + rows_per_task - 1) / rows_per_task;
-#pragma omp parallel for schedule(static) if (tasks > 1)
-    for (std::int64_t task = 0; task < tasks; ++task) {
-        const std::int64_t begin = rows.begin + task * rows_per_task;
-        body(begin, std::min(rows.end, begin + rows_per_task));
-    }
+void for_each_stretch(RowRange rows, std::int64_t elements_per_row, const Body& body) {
+    const std::int64_t total = rows.end - rows.begin;
+    const std::int64_t tasks = total * elements_per_row / kElementsPerTask;
+    const std::int64_t stretches = std::max<std::int64_t>(1, std::min<std::int64_t>({tasks, total, max_threads()}));
+#pragma omp parallel for schedule(static) if (stretches > 1)
+    for (std::int64_t i = 0; i < stretches; ++i)
+        body(rows.begin + total * i / stretches, rows.begin + total * (i + 1) / stretches);
 }
 
 }  // namespace fourreal::cpu

@@ -23,8 +23,11 @@ struct RowMix {
     const Scalar* from[2][2];
     const Scalar* offset[2];
     const Scalar* branch_gate[2];
+    std::int64_t rows_ahead;
+    std::int64_t ahead[2];         // elements from a row of a stream to the one to prefetch
+    std::int64_t branch_ahead[2];  // 0 where there is none: that prefetch does nothing
 
-    explicit RowMix(const ExchangeRun& run) : channels(run.channels) {
+    explicit RowMix(const ExchangeRun& run) : channels(run.channels), rows_ahead(prefetch_rows<T>(run.channels)) {
         for (int o = 0; o < 2; ++o) {
             for (int s = 0; s < 2; ++s) from[o][s] = static_cast<const Scalar*>(run.factors.mix[o][s]);
             offset[o] = static_cast<const Scalar*>(run.factors.offset[o]);
@@ -40,13 +43,22 @@ struct RowMix {
             time_branch = row_of<T>(run.branches[1], row);
         }
         if (is_dense(kMix)) mixed = row_of<Scalar>(run.mixed, row);
+        const std::int64_t rows = row + rows_ahead < run.rows ? rows_ahead : 0;
+        for (int s = 0; s < 2; ++s) {
+            ahead[s] = rows * run.streams[s].stride;
+            if (kBranches) branch_ahead[s] = rows * run.branches[s].stride;
+        }
     }
 
     template <typename Access>
     FOURREAL_ALWAYS_INLINE Wide stream(const Access& access, int s, std::int64_t c) const {
-        const Wide x = access.get((s == 0 ? view : time) + c);
+        const T* from_stream = (s == 0 ? view : time) + c;
+        prefetch(from_stream + ahead[s]);
+        const Wide x = access.get(from_stream);
         if (!kBranches) return x;
-        return x + access.get(branch_gate[s] + c) * access.get((s == 0 ? view_branch : time_branch) + c);
+        const T* from_branch = (s == 0 ? view_branch : time_branch) + c;
+        prefetch(from_branch + branch_ahead[s]);
+        return x + access.get(branch_gate[s] + c) * access.get(from_branch);
     }
 
     template <typename Access>

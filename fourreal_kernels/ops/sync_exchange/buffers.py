@@ -9,8 +9,11 @@ from ..memory import require_writable
 
 def _span(x: Tensor) -> tuple[int, int]:
     """First address, and the one past the last."""
+    first = x.data_ptr()
+    if x.is_contiguous():
+        return first, first + x.nbytes
     reach = sum(stride * (size - 1) for stride, size in zip(x.stride(), x.shape, strict=True))
-    return x.data_ptr(), x.data_ptr() + (reach + 1) * x.element_size()
+    return first, first + (reach + 1) * x.element_size()
 
 
 def require_separate(destinations: dict[str, Tensor], others: dict[str, Tensor | None]) -> None:
@@ -21,13 +24,8 @@ def require_separate(destinations: dict[str, Tensor], others: dict[str, Tensor |
     """
     tensors = {name: x for name, x in (destinations | others).items() if x is not None}
     spans = {name: _span(x) for name, x in tensors.items()}
-    checked: set[str] = set()
     for name, x in destinations.items():
-        first, last = spans[name]
-        checked.add(name)
-        near = {
-            other: y for other, y in tensors.items()
-            if other not in checked and spans[other][0] < last and first < spans[other][1]
-            and y.device == x.device
-        }
-        require_writable(name, x, **near)
+        first, last = spans.pop(name)
+        near = {other: tensors[other] for other, (start, end) in spans.items() if start < last and first < end}
+        if near or not x.is_contiguous():
+            require_writable(name, x, **near)

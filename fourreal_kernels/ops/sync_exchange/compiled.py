@@ -24,7 +24,10 @@ def as_grid(x: Tensor) -> Tensor:
 
 def as_accumulated(x: Tensor | None) -> Tensor | None:
     """Parameters are small: the kernels read them contiguous in the accumulation dtype."""
-    return None if x is None else x.detach().to(accumulation_dtype(x.dtype)).contiguous()
+    if x is None:
+        return None
+    dtype = accumulation_dtype(x.dtype)
+    return x if x.dtype == dtype and x.is_contiguous() else x.detach().to(dtype).contiguous()
 
 
 def address(x: Tensor | None) -> int:

@@ -18,8 +18,8 @@ def tensor_argument(x: Tensor) -> tuple[int, tuple[int, ...]]:
     return x.data_ptr(), as_grid(x).stride()
 
 
-def sizes_argument(x: Tensor) -> tuple[int, ...]:
-    return tuple(as_grid(x).shape)
+def sizes_argument(x: Tensor) -> torch.Size:
+    return as_grid(x).shape
 
 
 def row_count(x: Tensor) -> int:
