@@ -5,21 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..checks import accumulation_dtype
-from .call import ExchangeCall
 
-_GRID_DIMS = 5
-
-
-def refusal(call: ExchangeCall) -> str | None:
-    """Why a compiled kernel cannot address the streams of this call."""
-    if len(call.shape) > _GRID_DIMS:
-        return f"its kernel takes up to {_GRID_DIMS} dims (B, V, T, N, C), the streams have {len(call.shape)}"
-    return None
+GRID_DIMS = 5
 
 
 def as_grid(x: Tensor) -> Tensor:
-    """``(B, ..., C)`` as five dims, without a copy."""
-    return x if x.ndim == _GRID_DIMS else x[(slice(None), *[None] * (_GRID_DIMS - x.ndim))]
+    """``(B, ..., C)`` of up to five dims as five, without a copy."""
+    return x if x.ndim == GRID_DIMS else x[(slice(None), *[None] * (GRID_DIMS - x.ndim))]
 
 
 def as_accumulated(x: Tensor | None) -> Tensor | None:

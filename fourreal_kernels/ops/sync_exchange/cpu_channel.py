@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ... import native
 from .compiled import address, as_accumulated
-from .cpu_rows import DTYPE_NAMES, NormParameters, sizes_argument, tensor_argument, unit_stride
+from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, tensor_argument, unit_stride
 from .reference import ExchangeGradients
 
 
@@ -15,11 +15,11 @@ def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, inp
             gate: Tensor | None, kind: str, out_view: Tensor, out_time: Tensor,
             norm: NormParameters | None = None) -> None:
     parameters = [as_accumulated(x) for x in (weight, bias, input_scale, gate)]
-    native.cpu_library().sync_exchange_channel(
-        kind, DTYPE_NAMES[view.dtype], sizes_argument(view),
-        *(tensor_argument(x) for x in (view, time, out_view, out_time)), *(address(x) for x in parameters),
-        None if norm is None else norm.argument(),
-    )
+    addresses = [address(x) for x in parameters]
+    kernel, dtype = native.cpu_library().sync_exchange_channel, DTYPE_NAMES[view.dtype]
+    for grids in as_grids((view, time, out_view, out_time, *(norm.tensors() if norm else ()))):
+        of_norm = norm.argument(grids[4:]) if norm else None
+        kernel(kind, dtype, grids[0].shape, *(tensor_argument(x) for x in grids[:4]), *addresses, of_norm)
 
 
 def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
@@ -30,10 +30,10 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
     parameters = [as_accumulated(x) for x in (weight, input_scale, gate)]
     outputs = 1 if kind == "hard" else 2
     sums = torch.zeros(view.shape[0], 3 * outputs, view.shape[-1], dtype=torch.float64)
-    native.cpu_library().sync_exchange_channel_backward(
-        kind, DTYPE_NAMES[view.dtype], sizes_argument(view), *(tensor_argument(x) for x in (*tensors, *outs)),
-        *(address(x) for x in parameters), sums.data_ptr(),
-    )
+    addresses = [address(x) for x in parameters]
+    kernel, dtype = native.cpu_library().sync_exchange_channel_backward, DTYPE_NAMES[view.dtype]
+    for grids in as_grids((*tensors, *outs)):
+        kernel(kind, dtype, grids[0].shape, *(tensor_argument(x) for x in grids), *addresses, sums.data_ptr())
     return ExchangeGradients(*outs, *_parameter_gradients(sums, weight, bias, input_scale, gate))
 
 

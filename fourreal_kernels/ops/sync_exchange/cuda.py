@@ -27,7 +27,9 @@ def refusal(call: ExchangeCall) -> str | None:
         return f"its kernel is the per-channel hard exchange, the call is {form} {call.kind}"
     if call.needs_grad:
         return "its kernel has no backward yet; call it under torch.no_grad()"
-    return compiled.refusal(call)
+    if len(call.shape) > compiled.GRID_DIMS:
+        return f"its kernel takes up to {compiled.GRID_DIMS} dims (B, V, T, N, C), the streams have {len(call.shape)}"
+    return None
 
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
