@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ... import native
-from . import cpu_channel, cpu_dense
+from . import cpu_channel, cpu_dense, cpu_dense_backward
 from .call import ExchangeCall, is_per_channel
 from .reference import ExchangeGradients
 
@@ -20,19 +20,15 @@ def refusal(call: ExchangeCall) -> str | None:
     return None
 
 
-def _form(weight: Tensor, kind: str, channels: int):
-    return cpu_channel if is_per_channel(weight, kind, channels) else cpu_dense
-
-
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
             gate: Tensor | None, kind: str, out_view: Tensor, out_time: Tensor) -> None:
     """Write the exchanged streams into ``out_view`` and ``out_time``, which may be ``view`` and ``time``."""
-    form = _form(weight, kind, view.shape[-1])
+    form = cpu_channel if is_per_channel(weight, kind, view.shape[-1]) else cpu_dense
     form.forward(view, time, weight, bias, input_scale, gate, kind, out_view, out_time)
 
 
 def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
              input_scale: Tensor | None, gate: Tensor | None, kind: str) -> ExchangeGradients:
     """Gradients with respect to every argument."""
-    form = _form(weight, kind, view.shape[-1])
+    form = cpu_channel if is_per_channel(weight, kind, view.shape[-1]) else cpu_dense_backward
     return form.backward(grad_view, grad_time, view, time, weight, bias, input_scale, gate, kind)

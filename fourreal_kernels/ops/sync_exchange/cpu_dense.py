@@ -11,20 +11,8 @@ from torch import Tensor
 
 from ... import native
 from ..checks import accumulation_dtype
-from . import reference
 from .compiled import address, as_accumulated
-from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, row_count, tensor_argument
-
-SCRATCH_BYTES = 4 << 20
-_FEWEST_ROWS = 64
-
-
-def _chunks(rows: int, columns: int, dtype: torch.dtype) -> list[tuple[int, int]]:
-    """Equal ranges of rows, each with scratch for ``columns`` numbers per row."""
-    most = max(_FEWEST_ROWS, SCRATCH_BYTES // (columns * dtype.itemsize))
-    count = -(-rows // most)
-    length = -(-rows // count)
-    return [(begin, min(rows, begin + length)) for begin in range(0, rows, length)]
+from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, chunks, row_count, tensor_argument
 
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
@@ -41,8 +29,8 @@ def _exchange(grids: tuple[Tensor, ...], product: Tensor, parameters: list[Tenso
               norm: NormParameters | None) -> None:
     """``grids``: view, time, out_view, out_time and with a norm its four tensors. ``product``: (2C, K)."""
     inputs, outputs = product.shape
-    chunks = _chunks(row_count(grids[0]), inputs + outputs, product.dtype)
-    longest = chunks[0][1]
+    parts = chunks((0, row_count(grids[0])), inputs + outputs, product.dtype)
+    longest = parts[0][1]
     staged, mixed = product.new_empty((longest, inputs)), product.new_empty((longest, outputs))
     bias, input_scale, gate = (address(x) for x in parameters)
     streams, outs = [[tensor_argument(x) for x in pair] for pair in (grids[:2], grids[2:4])]
@@ -50,7 +38,7 @@ def _exchange(grids: tuple[Tensor, ...], product: Tensor, parameters: list[Tenso
     branch_gate = address(norm.branch_gate) if norm else 0
     of_norm = norm.argument(grids[4:]) if norm else None
     library, dtype, sizes = native.cpu_library(), DTYPE_NAMES[grids[0].dtype], grids[0].shape
-    for rows in chunks:
+    for rows in parts:
         count = rows[1] - rows[0]
         library.sync_exchange_stage(
             dtype, sizes, rows, *streams, branches, branch_gate, input_scale, False, staged.data_ptr()
@@ -59,6 +47,3 @@ def _exchange(grids: tuple[Tensor, ...], product: Tensor, parameters: list[Tenso
         library.sync_exchange_finish(
             kind, dtype, sizes, rows, *streams, *outs, mixed.data_ptr(), bias, gate, of_norm
         )
-
-
-backward = reference.backward

@@ -14,6 +14,10 @@ DTYPE_NAMES = {
     torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"
 }
 
+SCRATCH_BYTES = 4 << 20
+FEWEST_ROWS = 64
+"""A matrix product of fewer rows is far below the speed of longer ones."""
+
 
 def as_grids(tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
     """Tensors of one shape ``(B, ..., C)`` as five-dim views of the same parts: one set, unless dims cannot merge."""
@@ -45,6 +49,15 @@ def tensor_argument(x: Tensor) -> tuple[int, tuple[int, ...]]:
 
 def row_count(x: Tensor) -> int:
     return x.numel() // x.shape[-1]
+
+
+def chunks(span: tuple[int, int], columns: int, dtype: torch.dtype) -> list[tuple[int, int]]:
+    """Equal ranges of the rows of a span, whose scratch of ``columns`` numbers per row fits SCRATCH_BYTES."""
+    first, last = span
+    most = max(FEWEST_ROWS, SCRATCH_BYTES // (columns * dtype.itemsize))
+    count = -(-(last - first) // most)
+    length = -(-(last - first) // count)
+    return [(begin, min(last, begin + length)) for begin in range(first, last, length)]
 
 
 def unit_stride(x: Tensor) -> Tensor:
