@@ -6,6 +6,7 @@ from .ops.axis_attention.api import axis_attention, two_stream_attention
 from .ops.axis_attention.merge import merge_attention
 from .ops.qk_norm_rope.api import qk_norm_rope, qk_norm_rope_
 from .ops.sync_exchange.api import sync_exchange, sync_exchange_
+from .ops.sync_exchange_norm.api import sync_exchange_norm, sync_exchange_norm_
 from .version import __version__
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "qk_norm_rope_",
     "sync_exchange",
     "sync_exchange_",
+    "sync_exchange_norm",
+    "sync_exchange_norm_",
     "two_stream_attention",
     "use_backend",
 ]

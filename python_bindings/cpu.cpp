@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <stdexcept>
 #include <string>
 
 #include <pybind11/pybind11.h>
@@ -8,15 +9,12 @@
 #include <omp.h>
 #endif
 
-#include "arguments.hpp"
 #include "cpu_module.hpp"
 #include "fourreal/ceilings.hpp"
 #include "fourreal/instruction_set.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
-using fourreal::bindings::Address;
-using fourreal::bindings::Integers;
 using fourreal::cpu::InstructionSet;
 
 namespace {
@@ -45,18 +43,6 @@ InstructionSet fourreal::bindings::instruction_set_argument(const std::string& n
 }
 
 namespace {
-
-void sync_exchange_hard_channel(Address view, Address time, Address out_view, Address out_time, const std::string& dtype,
-                                const Integers& sizes, const Integers& view_strides, const Integers& time_strides,
-                                const Integers& out_view_strides, const Integers& out_time_strides, Address weight,
-                                Address bias, Address input_scale, Address gate, const std::string& instruction_set) {
-    const auto args = fourreal::bindings::hard_channel_exchange(view, time, out_view, out_time, dtype, sizes, view_strides,
-                                                                time_strides, out_view_strides, out_time_strides, weight,
-                                                                bias, input_scale, gate);
-    const InstructionSet set = fourreal::bindings::instruction_set_argument(instruction_set);
-    py::gil_scoped_release release;
-    fourreal::cpu::sync_exchange_hard_channel(args, set);
-}
 
 int max_threads() {
 #if defined(_OPENMP)
@@ -92,6 +78,7 @@ PYBIND11_MODULE(_cpu, module) {
                "float32 otherwise; address 0 = absent. The outputs may be the inputs. ValueError: bad sizes, strides, dtype.");
     fourreal::bindings::bind_axis_attention(module);
     fourreal::bindings::bind_qk_norm_rope(module);
+    fourreal::bindings::bind_sync_exchange(module);
     module.def("instruction_set", &instruction_set, "The instruction set that kernels use here: 'avx512', 'avx2' or 'portable'.");
     module.def("usable_instruction_sets", &usable_instruction_sets, "Every instruction set that can run here, widest first.");
     module.def("measure_fma_gflops", &fourreal::cpu::measure_fma_gflops, "milliseconds"_a = 200,

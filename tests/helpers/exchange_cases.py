@@ -1,4 +1,4 @@
-"""Inputs, layouts and the plain PyTorch formula for tests of the compiled per-channel hard exchange."""
+"""Inputs, guarded layouts and the plain PyTorch formula for tests of the compiled per-channel exchange."""
 
 from __future__ import annotations
 
@@ -145,13 +145,17 @@ def _address(tensor: Tensor | None) -> int:
 
 def exchange(library, view: Tensor, time: Tensor, out_view: Tensor, out_time: Tensor, parameters: Parameters,
              **options) -> None:
-    """Call the compiled function on tensors."""
+    """Call the hard per-channel exchange of a compiled library, CPU or CUDA, on tensors."""
+    tensors = (view, time, out_view, out_time)
+    dtype = str(view.dtype).removeprefix("torch.")
+    addresses = [_address(x) for x in (parameters.weight, parameters.bias, parameters.input_scale, parameters.gate)]
+    if hasattr(library, "sync_exchange_channel"):
+        pairs = [(x.data_ptr(), x.stride()) for x in tensors]
+        library.sync_exchange_channel("hard", dtype, view.shape, *pairs, *addresses, **options)
+        return
     library.sync_exchange_hard_channel(
-        view.data_ptr(), time.data_ptr(), out_view.data_ptr(), out_time.data_ptr(),
-        str(view.dtype).removeprefix("torch."), list(view.shape),
-        list(view.stride()), list(time.stride()), list(out_view.stride()), list(out_time.stride()),
-        parameters.weight.data_ptr(), _address(parameters.bias), _address(parameters.input_scale),
-        _address(parameters.gate), **options,
+        *(x.data_ptr() for x in tensors), dtype, list(view.shape), *(list(x.stride()) for x in tensors), *addresses,
+        **options,
     )
 
 

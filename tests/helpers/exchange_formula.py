@@ -78,3 +78,48 @@ def cast(arguments: tuple[Tensor | None, ...], keywords: dict, dtype: torch.dtyp
         tuple(None if x is None else x.to(dtype) for x in arguments),
         {name: x.to(dtype) if isinstance(x, Tensor) else x for name, x in keywords.items()},
     )
+
+
+NORM_OPTIONS = (*OPTIONS, "branch_gate")
+
+
+def norm_option_sets() -> Iterator[tuple[str, ...]]:
+    """Every subset of the optional arguments of ``sync_exchange_norm``."""
+    for options in option_sets():
+        yield from (options, (*options, "branch_gate"))
+
+
+def exchange_norm_arguments(
+    shape: tuple[int, ...], kind: str, form: str, options: tuple[str, ...] = NORM_OPTIONS,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[tuple[Tensor, ...], dict]:
+    """Positional and keyword arguments of ``sync_exchange_norm`` for streams of ``shape``."""
+    (view, time, weight, bias), keywords = exchange_arguments(shape, kind, form, options, dtype)
+    batch, channels = shape[0], shape[-1]
+    branches = [torch.randn(shape, dtype=torch.float64).to(dtype) for _ in range(2)]
+    per_sample = [torch.randn(batch, 2 * channels, dtype=torch.float64).to(dtype) for _ in range(3)]
+    keywords |= {"branch_gate": per_sample[0] if "branch_gate" in options else None,
+                 "norm_scale": per_sample[1], "norm_shift": per_sample[2]}
+    return (view, time, *branches, weight, bias), keywords
+
+
+def plain_exchange_norm(
+    view: Tensor, time: Tensor, view_branch: Tensor, time_branch: Tensor, weight: Tensor, bias: Tensor | None, *,
+    kind: str, input_scale: Tensor | None = None, gate: Tensor | None = None, branch_gate: Tensor | None = None,
+    norm_scale: Tensor, norm_shift: Tensor, eps: float = 1e-6,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The definition of the fused exchange in the dtype of the inputs, with torch's own LayerNorm; differentiable."""
+    channels = view.shape[-1]
+    per_sample = (view.shape[0], *[1] * (view.ndim - 2), -1)
+    streams = torch.stack([view, time])
+    branches = torch.stack([view_branch, time_branch])
+    if branch_gate is not None:
+        halves = branch_gate.view(-1, 2, channels).unbind(1)
+        branches = branches * torch.stack([half.view(per_sample) for half in halves])
+    exchanged = plain_exchange(*(streams + branches), weight, bias, kind=kind, input_scale=input_scale, gate=gate)
+    norms = []
+    for index, x in enumerate(exchanged):
+        own = slice(index * channels, (index + 1) * channels)
+        normalised = torch.nn.functional.layer_norm(x, (channels,), eps=eps)
+        norms.append(normalised * (1 + norm_scale[:, own].view(per_sample)) + norm_shift[:, own].view(per_sample))
+    return *exchanged, *norms

@@ -29,6 +29,11 @@ def exchange_base():
             "bias": torch.randn(8), "input_scale": torch.randn(2, 16), "gate": torch.randn(2, 8)}
 
 
+def exchange_norm_base():
+    return {**exchange_base(), "view_branch": torch.randn(STREAM), "time_branch": torch.randn(STREAM),
+            "branch_gate": torch.randn(2, 16), "norm_scale": torch.randn(2, 16), "norm_shift": torch.randn(2, 16)}
+
+
 def rope_base():
     return dict(zip(("q", "k", "q_weight", "k_weight", "cos", "sin"), norm_rope_arguments(SHAPE), strict=True))
 
@@ -36,6 +41,7 @@ def rope_base():
 BASES = {
     "axis_attention": attention_base, "two_stream_attention": two_stream_base, "merge_attention": merge_base,
     "sync_exchange": exchange_base, "sync_exchange_": exchange_base,
+    "sync_exchange_norm": exchange_norm_base, "sync_exchange_norm_": exchange_norm_base,
     "qk_norm_rope": rope_base, "qk_norm_rope_": rope_base,
 }
 
@@ -112,6 +118,9 @@ def table():
     yield from merge_table()
     for op in ("sync_exchange", "sync_exchange_"):
         yield from exchange_table(op)
+    for op in ("sync_exchange_norm", "sync_exchange_norm_"):
+        yield from exchange_table(op)
+        yield from exchange_norm_table(op)
     for op in ("qk_norm_rope", "qk_norm_rope_"):
         yield from rope_table(op)
     for op in BASES:
@@ -219,14 +228,14 @@ def exchange_table(op):
         yield op, f"{name} dtype", replaced(name, torch.Tensor.double), TypeError, name, "as view"
         yield op, f"{name} device", replaced(name, lambda x: x.to("meta")), ValueError, name, "got device meta"
         yield op, f"{name} number", given(**{name: 2.0}), TypeError, name, "expected a torch.Tensor, got float"
-    if op == "sync_exchange_":
+    if op.endswith("_"):
         yield from exchange_in_place_table(op)
 
 
 def exchange_in_place_table(op):
     for name in ("view", "time", "weight", "bias", "input_scale", "gate"):
         yield (op, f"{name} requires grad", replaced(name, lambda x: x.requires_grad_()), ValueError, name,
-               "requires grad, but sync_exchange_ writes in place and has no gradient; call sync_exchange")
+               f"requires grad, but {op} writes in place and has no gradient; call {op[:-1]}")
     yield op, "one buffer", (lambda a: {**a, "time": a["view"]}), ValueError, "view", "shares memory with time"
     yield op, "shifted buffers", shifted_streams, ValueError, "view", "shares memory with time"
     for name in ("view", "time"):
@@ -247,6 +256,47 @@ def placed_inside(name, shape, stream):
 def shifted_streams(arguments):
     buffer = torch.randn(2, 2, 3, 5, 8)
     return {**arguments, "view": buffer[:, :, :, :4], "time": buffer[:, :, :, 1:]}
+
+
+def exchange_norm_table(op):
+    for name in ("view_branch", "time_branch"):
+        for what, (change, error, text) in {
+            "not a tensor": (lambda x: 3.0, TypeError, "expected a torch.Tensor, got float"),
+            "shape": (lambda x: x[:, :, :, :3], ValueError, "expected (2, 2, 3, 4, 8) as view"),
+            "dtype": (lambda x: x.bfloat16(), TypeError, "expected torch.float32 as view"),
+            "device": (lambda x: x.to("meta"), ValueError, "got device meta, expected cpu as view"),
+            "last dim not contiguous": (strided, ValueError, "the last dim must be contiguous"),
+        }.items():
+            yield op, f"{name} {what}", replaced(name, change), error, name, text
+    for name in ("branch_gate", "norm_scale", "norm_shift"):
+        for wrong in ((16,), (2, 8), (1, 16), (2, 1, 16)):
+            text = f"got shape {wrong}, expected (2, 16): (B, 2C)"
+            yield op, f"{name} {wrong}", given(**{name: torch.zeros(wrong)}), ValueError, name, text
+        yield op, f"{name} dtype", replaced(name, torch.Tensor.double), TypeError, name, "as view"
+        yield op, f"{name} device", replaced(name, lambda x: x.to("meta")), ValueError, name, "got device meta"
+        yield op, f"{name} number", given(**{name: 2.0}), TypeError, name, "expected a torch.Tensor, got float"
+    for name in ("norm_scale", "norm_shift"):
+        yield op, f"{name} None", given(**{name: None}), TypeError, name, "expected a torch.Tensor, got NoneType"
+    for value in ("1e-6", None, True, torch.ones(())):
+        yield op, f"eps {value!r}", given(eps=value), TypeError, "eps", "expected a number"
+    for value in (-1e-6, float("nan")):
+        yield op, f"eps {value!r}", given(eps=value), ValueError, "eps", "expected a number >= 0"
+    if op.endswith("_"):
+        yield from exchange_norm_in_place_table(op)
+
+
+def exchange_norm_in_place_table(op):
+    for name in ("view_branch", "time_branch", "branch_gate", "norm_scale", "norm_shift"):
+        yield (op, f"{name} requires grad", replaced(name, lambda x: x.requires_grad_()), ValueError, name,
+               f"requires grad, but {op} writes in place and has no gradient; call {op[:-1]}")
+    for name, other in (("view", "view_branch"), ("time", "view_branch"), ("view_branch", "time_branch")):
+        yield (op, f"{other} is {name}", (lambda a, n=name, o=other: {**a, o: a[n]}), ValueError, name,
+               f"shares memory with {other}")
+    for name in ("view_branch", "time_branch"):
+        yield (op, f"{name} expanded", replaced(name, lambda x: x[:, :1].expand(STREAM)), ValueError, name,
+               "its elements overlap one another")
+        yield (op, f"norm_scale inside {name}", placed_inside("norm_scale", (2, 16), name), ValueError, name,
+               "shares memory with norm_scale")
 
 
 def rope_table(op):

@@ -156,37 +156,32 @@ def test_nothing_to_do():
 
 
 SIZES, STRIDES = [2, 1, 1, 3, 4], [12, 12, 12, 4, 1]
+WRONG_ARGUMENTS = {
+    "kind": ("average", "kind: .*got 'average'"),
+    "dtype": ("int8", "dtype: .*got 'int8'"),
+    "sizes": ([2, 3, 4], "sizes: expected 5 integers .*got 3"),
+    "sizes below 0": ([2, 1, 1, -3, 4], "sizes: .*got -3 for the token axis"),
+    "view": ((8, [12, 12, 12, 8, 2]), "view: expected stride 1 for the channel axis, got 2"),
+    "time": ((8, [12, 12, 12, -4, 1]), "time: .*got -4 for the token axis"),
+    "out_view": ((8, [0, 12, 12, 4, 1]), "out_view: .*batch axis of an output, got 0"),
+    "out_time": ((8, [12, 12, 4, 1]), "out_time: expected 5 integers .*got 4"),
+    **{f"{name} at 0": ((0, STRIDES), f"{name}: .*got 0") for name in ("view", "time", "out_view", "out_time")},
+    "weight at 0": (0, "weight: .*got 0"),
+    "instruction_set": ("sse9", "instruction_set: .*got 'sse9'"),
+}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dtype": "int8"}, "dtype: .*got 'int8'"),
-        ({"sizes": [2, 3, 4]}, "sizes: expected 5 integers .*got 3"),
-        ({"sizes": [2, 1, 1, -3, 4]}, "sizes: .*got -3 for the token axis"),
-        ({"view_strides": [12, 12, 12, 8, 2]}, "view_strides: expected stride 1 for the channel axis, got 2"),
-        ({"time_strides": [12, 12, 12, -4, 1]}, "time_strides: .*got -4 for the token axis"),
-        ({"out_view_strides": [0, 12, 12, 4, 1]}, "out_view_strides: .*batch axis of an output, got 0"),
-        ({"out_time_strides": [12, 12, 4, 1]}, "out_time_strides: expected 5 integers .*got 4"),
-        ({"view_ptr": 0}, "view_ptr: .*got 0"),
-        ({"time_ptr": 0}, "time_ptr: .*got 0"),
-        ({"out_view_ptr": 0}, "out_view_ptr: .*got 0"),
-        ({"out_time_ptr": 0}, "out_time_ptr: .*got 0"),
-        ({"weight_ptr": 0}, "weight_ptr: .*got 0"),
-        ({"instruction_set": "sse9"}, "instruction_set: .*got 'sse9'"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_bad_arguments(change, message):
+@pytest.mark.parametrize("what", WRONG_ARGUMENTS)
+def test_bad_arguments(what):
     view, time = torch.randn(2, *SIZES)
     outputs = torch.full((2, *SIZES), float("nan"))
     weight = torch.randn(2, 4)
+    tensors = {"view": view, "time": time, "out_view": outputs[0], "out_time": outputs[1]}
     arguments = {
-        "view_ptr": view.data_ptr(), "time_ptr": time.data_ptr(),
-        "out_view_ptr": outputs[0].data_ptr(), "out_time_ptr": outputs[1].data_ptr(),
-        "dtype": "float32", "sizes": SIZES, "view_strides": STRIDES, "time_strides": STRIDES,
-        "out_view_strides": STRIDES, "out_time_strides": STRIDES, "weight_ptr": weight.data_ptr(),
-    }  # fmt: skip
+        "kind": "hard", "dtype": "float32", "sizes": SIZES, "weight": weight.data_ptr(),
+        **{name: (x.data_ptr(), STRIDES) for name, x in tensors.items()},
+    }
+    value, message = WRONG_ARGUMENTS[what]
     with pytest.raises(ValueError, match=message):
-        library.sync_exchange_hard_channel(**(arguments | change))
+        library.sync_exchange_channel(**(arguments | {what.split()[0]: value}))
     assert outputs.isnan().all()

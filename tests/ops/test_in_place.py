@@ -5,8 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from exchange_formula import FORMS, KINDS, exchange_arguments, option_name, option_sets
-from fourreal_kernels import qk_norm_rope, qk_norm_rope_, sync_exchange, sync_exchange_
+from exchange_formula import (
+    FORMS,
+    KINDS,
+    exchange_arguments,
+    exchange_norm_arguments,
+    norm_option_sets,
+    option_name,
+    option_sets,
+)
+from fourreal_kernels import (
+    qk_norm_rope,
+    qk_norm_rope_,
+    sync_exchange,
+    sync_exchange_,
+    sync_exchange_norm,
+    sync_exchange_norm_,
+)
 from fourreal_kernels.ops.memory import overlaps, overlaps_itself
 from op_backends import backends, can_run
 from op_layouts import LAYOUTS
@@ -14,6 +29,7 @@ from op_numerics import DTYPES, bitwise_equal, dtype_name, poisoned
 from rope_formula import norm_rope_arguments
 
 EXCHANGE_BACKENDS = backends("sync_exchange_")
+NORM_BACKENDS = backends("sync_exchange_norm_")
 ROPE_BACKENDS = backends("qk_norm_rope_")
 SHAPE = (2, 2, 3, 5, 2, 8)
 
@@ -26,6 +42,14 @@ def check_exchange(backend, view, time, parameters, keywords):
         return
     assert sync_exchange_(view, time, *parameters, **keywords, backend=backend) is None
     assert bitwise_equal(view, expected[0]) and bitwise_equal(time, expected[1])
+
+
+def check_exchange_norm(backend, streams, parameters, keywords):
+    if not can_run("sync_exchange_norm", backend, *streams, *parameters, **keywords):
+        return
+    expected = sync_exchange_norm(*streams, *parameters, **keywords, backend=backend)
+    assert sync_exchange_norm_(*streams, *parameters, **keywords, backend=backend) is None
+    assert all(bitwise_equal(x, wanted) for x, wanted in zip(streams, expected, strict=True))
 
 
 def check_rope(backend, q, k, rest):
@@ -55,6 +79,35 @@ def test_exchange_with_every_option(backend, kind, form, dtype, options):
 def test_exchange_on_every_layout(backend, kind, form, layout):
     (view, time, *parameters), keywords = exchange_arguments(SHAPE, kind, form)
     check_exchange(backend, LAYOUTS[layout](view), LAYOUTS["time_first"](time), parameters, keywords)
+
+
+@pytest.mark.parametrize("options", list(norm_option_sets()), ids=option_name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", NORM_BACKENDS)
+def test_exchange_norm_with_every_option(backend, kind, form, dtype, options):
+    arguments, keywords = exchange_norm_arguments((3, 2, 3, 5, 17), kind, form, options, dtype)
+    check_exchange_norm(backend, arguments[:4], arguments[4:], keywords)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backend", NORM_BACKENDS)
+def test_exchange_norm_on_every_layout(backend, kind, form, layout):
+    arguments, keywords = exchange_norm_arguments(SHAPE, kind, form)
+    layouts = (layout, "time_first", "packed", layout)
+    streams = [LAYOUTS[name](x) for x, name in zip(arguments[:4], layouts, strict=True)]
+    check_exchange_norm(backend, streams, arguments[4:], keywords)
+
+
+@pytest.mark.parametrize("backend", NORM_BACKENDS)
+def test_exchange_norm_counts_as_a_mutation_of_its_four_buffers(backend):
+    arguments, keywords = exchange_norm_arguments((2, 2, 3, 5, 8), "soft", "per channel")
+    versions = [x._version for x in arguments[:4]]
+    sync_exchange_norm_(*arguments, **keywords, backend=backend)
+    assert all(x._version > before for x, before in zip(arguments[:4], versions, strict=True))
 
 
 @pytest.mark.parametrize("parts", [(True, True), (True, False), (False, True), (False, False)], ids=str)

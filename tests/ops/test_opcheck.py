@@ -8,7 +8,7 @@ from torch.library import opcheck
 
 import fourreal_kernels  # noqa: F401  (defines the operators)
 from attention_cases import random_qkv
-from exchange_formula import exchange_arguments
+from exchange_formula import exchange_arguments, exchange_norm_arguments
 from op_layouts import LAYOUTS
 from rope_formula import norm_rope_arguments
 
@@ -56,6 +56,22 @@ def exchange_backward(**options):
     return (torch.randn(SHAPE), torch.randn(SHAPE), *exchange(grad=False, **options))
 
 
+def exchange_norm(kind="soft", form="dense", grad=True, all_options=True, layout="contiguous"):
+    options = ("bias", "input_scale", "gate", "branch_gate") if all_options else ()
+    (view, time, *others), keywords = exchange_norm_arguments(SHAPE, kind, form, options)
+    names = ("input_scale", "gate", "branch_gate", "norm_scale", "norm_shift")
+    tensors = (LAYOUTS[layout](view), time, *others, *(keywords[name] for name in names))
+    return (*(None if x is None else x.requires_grad_(grad) for x in tensors), kind, 1e-6, "auto")
+
+
+def exchange_norm_forward(*args, **options):
+    return (*exchange_norm(*args, **options), options.get("grad", True))
+
+
+def exchange_norm_backward(**options):
+    return (*(torch.randn(SHAPE) for _ in range(4)), *exchange_norm(grad=False, **options))
+
+
 def rope(grad=True, norm=True, rotate=True, layout="contiguous"):
     q, k, *weights, cos, sin = norm_rope_arguments(SHAPE, norm=norm, rope=rotate, angle_shape=(3, 1, 4))
     tensors = (LAYOUTS[layout](q), k, *weights)
@@ -88,6 +104,16 @@ CASES = {
     ],
     "sync_exchange_backward": [
         lambda: exchange_backward(), lambda: exchange_backward(kind="hard", all_options=False, layout="time_first"),
+    ],
+    "sync_exchange_norm": [
+        lambda: exchange_norm_forward(), lambda: exchange_norm_forward("hard", all_options=False, layout="packed"),
+        lambda: exchange_norm_forward("soft", "per channel", grad=False, layout="time_first"),
+    ],
+    "sync_exchange_norm_": [
+        lambda: exchange_norm(grad=False), lambda: exchange_norm("hard", "per channel", grad=False, layout="offset"),
+    ],
+    "sync_exchange_norm_backward": [
+        lambda: exchange_norm_backward(), lambda: exchange_norm_backward(kind="hard", all_options=False),
     ],
     "qk_norm_rope": [
         lambda: rope(), lambda: rope(norm=False, layout="packed"), lambda: rope(rotate=False, layout="time_first"),

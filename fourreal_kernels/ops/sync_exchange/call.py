@@ -72,7 +72,7 @@ def _check_stream(name: str, x: Tensor) -> None:
     if x.ndim < 2:
         raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected (B, ..., C) with at least 2 dims")
     checks.require_floating(name, x)
-    if any(size < 1 for size in x.shape):
+    if 0 in x.shape:
         raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected every size to be at least 1")
     checks.require_unit_stride(name, x)
 

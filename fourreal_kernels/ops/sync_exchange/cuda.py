@@ -22,7 +22,14 @@ def refusal(call: ExchangeCall) -> str | None:
         return f"it runs on cuda, the call is on {call.device.type}"
     if call.dtype == torch.float64:
         return "its kernel has no float64"
-    return compiled.refusal(call)
+    if call.kind != "hard" or not call.per_channel:
+        form = "per-channel" if call.per_channel else "dense"
+        return f"its kernel is the per-channel hard exchange, the call is {form} {call.kind}"
+    if call.needs_grad:
+        return "its kernel has no backward yet; call it under torch.no_grad()"
+    if len(call.shape) > compiled.GRID_DIMS:
+        return f"its kernel takes up to {compiled.GRID_DIMS} dims (B, V, T, N, C), the streams have {len(call.shape)}"
+    return None
 
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
@@ -32,7 +39,11 @@ def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, inp
     Asynchronous on the current stream. The converted parameters may be freed before the kernel has run: the caching
     allocator reuses memory in stream order.
     """
-    arguments, _keep = compiled.kernel_arguments(view, time, weight, bias, input_scale, gate, out_view, out_time)
+    streams = [compiled.as_grid(x) for x in (view, time, out_view, out_time)]
+    parameters = [compiled.as_accumulated(x) for x in (weight, bias, input_scale, gate)]
     with torch.cuda.device(view.device):
-        stream = torch.cuda.current_stream().cuda_stream
-        native.cuda_library().sync_exchange_hard_channel(*arguments, stream=stream)
+        native.cuda_library().sync_exchange_hard_channel(
+            *(x.data_ptr() for x in streams), str(view.dtype).removeprefix("torch."), list(streams[0].shape),
+            *(list(x.stride()) for x in streams), *(compiled.address(x) for x in parameters),
+            stream=torch.cuda.current_stream().cuda_stream,
+        )

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ... import dispatch
 from ..library import define, differentiable
-from ..memory import mark_written, require_writable
+from ..memory import mark_written
+from .buffers import require_separate
 from .call import exchange_call
 
 _INPUTS = (
@@ -35,8 +36,7 @@ def _forward_fake(view, time, weight, bias, input_scale, gate, kind: str, backen
 
 def _in_place(view, time, weight, bias, input_scale, gate, kind: str, backend: str) -> None:
     parameters = {"weight": weight, "bias": bias, "input_scale": input_scale, "gate": gate}
-    require_writable("view", view, time=time, **parameters)
-    require_writable("time", time, **parameters)
+    require_separate({"view": view, "time": time}, parameters)
     implementation = _implementation(view, weight, kind, backend, in_place=True)
     implementation.forward(view, time, weight, bias, input_scale, gate, kind, view, time)
     mark_written(view, time)
@@ -50,6 +50,12 @@ def _absent(view: Tensor) -> Tensor:
     return view.new_empty(0)
 
 
+def _stored(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient in the dtype of ``x`` and the strides that its fake promises."""
+    result = torch.empty_like(x)
+    return gradient if gradient.dtype == x.dtype and gradient.stride() == result.stride() else result.copy_(gradient)
+
+
 def _backward(grad_view, grad_time, view, time, weight, bias, input_scale, gate, kind: str, backend: str):
     implementation = _implementation(view, weight, kind, backend, needs_grad=True)
     grads = implementation.backward(grad_view, grad_time, view, time, weight, bias, input_scale, gate, kind)
@@ -57,7 +63,7 @@ def _backward(grad_view, grad_time, view, time, weight, bias, input_scale, gate,
     for name, x in (
         ("view", view), ("time", time), ("weight", weight), ("bias", bias), ("input_scale", input_scale), ("gate", gate)
     ):
-        results.append(_absent(view) if x is None else torch.empty_like(x).copy_(getattr(grads, name)))
+        results.append(_absent(view) if x is None else _stored(getattr(grads, name), x))
     return tuple(results)
 
 

@@ -1,0 +1,60 @@
+"""The exchange with per-channel weights by the compiled CPU kernels: one pass, forward and backward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import native
+from .compiled import address, as_accumulated
+from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, tensor_argument, unit_stride
+from .reference import ExchangeGradients
+
+
+def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
+            gate: Tensor | None, kind: str, out_view: Tensor, out_time: Tensor,
+            norm: NormParameters | None = None) -> None:
+    parameters = [as_accumulated(x) for x in (weight, bias, input_scale, gate)]
+    addresses = [address(x) for x in parameters]
+    kernel, dtype = native.cpu_library().sync_exchange_channel, DTYPE_NAMES[view.dtype]
+    for grids in as_grids((view, time, out_view, out_time, *(norm.tensors() if norm else ()))):
+        of_norm = norm.argument(grids[4:]) if norm else None
+        kernel(kind, dtype, grids[0].shape, *(tensor_argument(x) for x in grids[:4]), *addresses, of_norm)
+
+
+def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
+             input_scale: Tensor | None, gate: Tensor | None, kind: str) -> ExchangeGradients:
+    """Gradients of the streams in their dtype, of the parameters in float64 from sums over rows in float64."""
+    tensors = (unit_stride(grad_view), unit_stride(grad_time), view, time)
+    outs = torch.empty_like(view), torch.empty_like(time)
+    parameters = [as_accumulated(x) for x in (weight, input_scale, gate)]
+    outputs = 1 if kind == "hard" else 2
+    sums = torch.zeros(view.shape[0], 3 * outputs, view.shape[-1], dtype=torch.float64)
+    addresses = [address(x) for x in parameters]
+    kernel, dtype = native.cpu_library().sync_exchange_channel_backward, DTYPE_NAMES[view.dtype]
+    for grids in as_grids((*tensors, *outs)):
+        kernel(kind, dtype, grids[0].shape, *(tensor_argument(x) for x in grids), *addresses, sums.data_ptr())
+    return ExchangeGradients(*outs, *_parameter_gradients(sums, weight, bias, input_scale, gate))
+
+
+def _parameter_gradients(sums: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
+                         gate: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Of weight, bias, input_scale and gate, from the sums over rows of g_o and of g_o x_s."""
+    batch, lists, channels = sums.shape
+    outputs = lists // 3
+    of_grads, of_products = sums[:, :outputs], sums[:, outputs:].view(batch, outputs, 2, channels)
+    gates = 1.0 if gate is None else gate.double().view(batch, outputs, 1, channels)
+    scaled = of_products if input_scale is None else of_products * input_scale.double().view(batch, 1, 2, channels)
+    weights = weight.double().reshape(1, outputs, 2, channels)
+    grad_weight = (scaled * gates).sum(0).view(weight.shape)
+    grad_bias = grad_scale = grad_gate = None
+    if bias is not None:
+        grad_bias = (of_grads if gate is None else of_grads * gates.squeeze(2)).sum(0).flatten()
+    if input_scale is not None:
+        grad_scale = (of_products * gates * weights).sum(1).flatten(1)
+    if gate is not None:
+        grad_gate = (scaled * weights).sum(2)
+        if bias is not None:
+            grad_gate = grad_gate + of_grads * bias.double().view(1, outputs, channels)
+        grad_gate = grad_gate.flatten(1)
+    return grad_weight, grad_bias, grad_scale, grad_gate

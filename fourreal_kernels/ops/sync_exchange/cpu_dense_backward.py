@@ -1,0 +1,92 @@
+"""Backward of the exchange with dense weights on CPUs, in chunks of rows as the forward.
+
+With g the upstream gradient (hard: of both results together) and z the two streams side by side, one product P = g^T z
+per batch entry carries every parameter: gates and scales act on its rows and columns only, so neither the forward
+product nor a scaled copy of the streams is needed again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import native
+from ..checks import accumulation_dtype
+from . import reference
+from .cpu_rows import DTYPE_NAMES, FEWEST_ROWS, as_grids, chunks, row_count, tensor_argument, unit_stride
+from .reference import ExchangeGradients
+
+
+def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
+             input_scale: Tensor | None, gate: Tensor | None, kind: str) -> ExchangeGradients:
+    """Gradients of the streams in their dtype, of the parameters in the accumulation dtype."""
+    batch = view.shape[0]
+    per_sample = gate is not None or input_scale is not None
+    if per_sample and batch > 1 and row_count(view) < batch * FEWEST_ROWS:
+        # A product of the size of the weights for so few rows each would cost more than it saves.
+        return reference.backward(grad_view, grad_time, view, time, weight, bias, input_scale, gate, kind)
+    outs = torch.empty_like(view), torch.empty_like(time)
+    gradients = _ParameterGradients(weight, bias, input_scale, gate)
+    tensors = (unit_stride(grad_view), unit_stride(grad_time), view, time, *outs)
+    for grids in as_grids(tensors):
+        rows = row_count(grids[0])
+        entries = batch if per_sample else 1
+        for entry in range(entries):
+            span = (entry * rows // entries, (entry + 1) * rows // entries)
+            products = _rows_backward(grids, span, gradients.scaled_weight(entry), kind)
+            gradients.add(entry, *products)
+    return ExchangeGradients(*outs, *gradients.of_arguments)
+
+
+def _rows_backward(grids: tuple[Tensor, ...], span: tuple[int, int], weight: Tensor,
+                   kind: str) -> tuple[Tensor, Tensor]:
+    """Write the gradients of the streams for a span of rows; g^T z and the sum of g over these rows."""
+    outputs, inputs = weight.shape
+    products, sums = weight.new_zeros(outputs, inputs), weight.new_zeros(outputs)
+    parts = chunks(span, outputs + 2 * inputs, weight.dtype)
+    longest = parts[0][1] - parts[0][0]
+    grads, streams, results = (weight.new_empty(longest, columns) for columns in (outputs, inputs, inputs))
+    arguments = [tensor_argument(x) for x in grids]
+    library, dtype, sizes = native.cpu_library(), DTYPE_NAMES[grids[0].dtype], grids[0].shape
+    for rows in parts:
+        g, z, dz = (x[: rows[1] - rows[0]] for x in (grads, streams, results))
+        library.sync_exchange_stage(dtype, sizes, rows, *arguments[:2], None, 0, 0, kind == "hard", g.data_ptr())
+        library.sync_exchange_stage(dtype, sizes, rows, *arguments[2:4], None, 0, 0, False, z.data_ptr())
+        torch.mm(g, weight, out=dz)
+        products.addmm_(g.t(), z)
+        sums += g.sum(0)
+        finish = "split" if kind == "hard" else "soft"
+        library.sync_exchange_finish(finish, dtype, sizes, rows, *arguments[:2], *arguments[4:], dz.data_ptr(), 0, 0)
+    return products, sums
+
+
+class _ParameterGradients:
+    """Gradients of weight, bias, input_scale and gate, gathered over batch entries."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None, gate: Tensor | None):
+        dtype = accumulation_dtype(weight.dtype)
+        values = (weight, bias, input_scale, gate)
+        self.weight, self.bias, self.input_scale, self.gate = (None if x is None else x.to(dtype) for x in values)
+        self.of_arguments = [None if x is None else torch.zeros_like(x, dtype=dtype) for x in values]
+
+    def _factors(self, entry: int) -> tuple[Tensor | float, Tensor | float]:
+        gate = 1.0 if self.gate is None else self.gate[entry, :, None]
+        scale = 1.0 if self.input_scale is None else self.input_scale[entry]
+        return gate, scale
+
+    def scaled_weight(self, entry: int) -> Tensor:
+        gate, scale = self._factors(entry)
+        return self.weight * scale * gate
+
+    def add(self, entry: int, products: Tensor, sums: Tensor) -> None:
+        gate, scale = self._factors(entry)
+        of_weight, of_bias, of_scale, of_gate = self.of_arguments
+        of_weight += products * scale * gate
+        if of_bias is not None:
+            of_bias += sums if self.gate is None else sums * self.gate[entry]
+        if of_scale is not None:
+            of_scale[entry] += (products * self.weight * gate).sum(0)
+        if of_gate is not None:
+            of_gate[entry] += (products * self.weight * scale).sum(1)
+            if self.bias is not None:
+                of_gate[entry] += sums * self.bias
