@@ -109,7 +109,8 @@ inline void union_products(const UnionSizes& sizes, const float* queries, const 
 
 // The scores of the queries of row `row` in one vector: those of its row, and those of its columns above and below.
 struct UnionColumns {
-    ScoreColumn parts[3];
+    static constexpr int kParts = 3;
+    ScoreColumn parts[kParts];
     float* own;
 
     UnionColumns(const UnionSizes& sizes, const UnionScores& scores, std::int64_t row, std::int64_t lane) {
@@ -133,6 +134,20 @@ inline void union_softmax(const UnionSizes& sizes, const UnionScores& scores, fl
             for (const ScoreColumn& part : columns.parts) part.multiply(broadcast(1.0f) / sum);
             store(columns.own, zero());
             store(lse + r * sizes.lanes + lane, log_sum(largest, sum));
+        }
+}
+
+// dP to gradients of the raw products q . k, in place; `grad_lse` is [row][lane].
+inline void union_softmax_gradient(const UnionSizes& sizes, const UnionScores& grads, const UnionScores& probabilities,
+                                   float scale, const float* grad_lse) {
+    for (std::int64_t r = 0; r < sizes.rows; ++r)
+        for (std::int64_t lane = 0; lane < sizes.lanes; lane += kWidth) {
+            const UnionColumns grad(sizes, grads, r, lane), p(sizes, probabilities, r, lane);
+            Vec offset = zero() - load(grad_lse + r * sizes.lanes + lane);
+            for (int i = 0; i < UnionColumns::kParts; ++i) offset = p.parts[i].dot(grad.parts[i], offset);
+            for (int i = 0; i < UnionColumns::kParts; ++i)
+                grad.parts[i].to_score_gradients(p.parts[i], offset, broadcast(scale));
+            store(grad.own, zero());
         }
 }
 
