@@ -142,4 +142,25 @@ FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     for (int i = 0; i < 8; ++i) rows[i] = t[i];
 }
 
+// kGroup numbers (1, 2 or 4) repeated over the lanes.
+template <int kGroup>
+FOURREAL_ALWAYS_INLINE Vec broadcast_group(const float* from) {
+    if constexpr (kGroup == 1) {
+        return broadcast(*from);
+    } else if constexpr (kGroup == 2) {
+        double pair;
+        std::memcpy(&pair, from, sizeof(pair));
+        return _mm256_castpd_ps(_mm256_set1_pd(pair));
+    } else {
+        const __m128 four = _mm_loadu_ps(from);
+        return _mm256_insertf128_ps(_mm256_castps128_ps256(four), four, 1);
+    }
+}
+
+// The largest integer power with 2^power <= x, for normal x > 0.
+FOURREAL_ALWAYS_INLINE Vec exponent_of(Vec x) {
+    const __m256i biased = _mm256_srli_epi32(_mm256_castps_si256(x), 23);
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(biased, _mm256_set1_epi32(127)));
+}
+
 }  // namespace fourreal::cpu::avx2

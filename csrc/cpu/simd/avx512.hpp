@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "fourreal/dtype.hpp"
 #include "fourreal/instruction_set.hpp"
@@ -133,6 +134,25 @@ FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
         rows[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
         rows[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
     }
+}
+
+// kGroup numbers (1, 2 or 4) repeated over the lanes.
+template <int kGroup>
+FOURREAL_ALWAYS_INLINE Vec broadcast_group(const float* from) {
+    if constexpr (kGroup == 1) {
+        return broadcast(*from);
+    } else if constexpr (kGroup == 2) {
+        double pair;
+        std::memcpy(&pair, from, sizeof(pair));
+        return _mm512_castpd_ps(_mm512_set1_pd(pair));
+    } else {
+        return _mm512_broadcast_f32x4(_mm_loadu_ps(from));
+    }
+}
+
+// The largest integer power with 2^power <= x, for normal x > 0.
+FOURREAL_ALWAYS_INLINE Vec exponent_of(Vec x) {
+    return _mm512_getexp_ps(x);
 }
 
 }  // namespace fourreal::cpu::avx512

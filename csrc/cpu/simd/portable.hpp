@@ -104,4 +104,23 @@ FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     for (int lane = 0; lane < kWidth; ++lane) rows[lane] = Vec{a[lane], b[lane], c[lane], d[lane]};
 }
 
+// kGroup numbers (1, 2 or 4) repeated over the lanes.
+template <int kGroup>
+FOURREAL_ALWAYS_INLINE Vec broadcast_group(const float* from) {
+    if constexpr (kGroup == 1) {
+        return broadcast(*from);
+    } else if constexpr (kGroup == 2) {
+        return Vec{from[0], from[1], from[0], from[1]};
+    } else {
+        return load(from);
+    }
+}
+
+// The largest integer power with 2^power <= x, for normal x > 0.
+FOURREAL_ALWAYS_INLINE Vec exponent_of(Vec x) {
+    Integers bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    return __builtin_convertvector((bits >> 23) - 127, Vec);
+}
+
 }  // namespace fourreal::cpu::portable

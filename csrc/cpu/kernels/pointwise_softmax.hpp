@@ -1,0 +1,106 @@
+// Softmax down the rows of score panels: queries in lanes, one row per key.
+#pragma once
+
+#include <cstdint>
+
+#include "simd/simd.hpp"
+
+namespace fourreal::cpu::FOURREAL_SIMD {
+
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
+
+// 2^(score * factor - largest), 0 far below: -infinity gives 0 and NaN stays NaN.
+FOURREAL_ALWAYS_INLINE Vec weight(Vec score, Vec factor, Vec largest) {
+    const Vec smallest_exponent = broadcast(-200.0f);
+    return exp2(max(smallest_exponent, fmadd(score, factor, zero() - largest)));
+}
+
+// ln x for normal x > 0, error below 1e-7; NaN stays NaN.
+FOURREAL_ALWAYS_INLINE Vec natural_log(Vec x) {
+    // Minimax of (ln(1 + f) - f + f^2/2) / f^3 on [sqrt(1/2) - 1, sqrt(2) - 1], from Cephes' logf.
+    constexpr float kCoefficients[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
+                                       -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
+                                       2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
+    constexpr float kSqrt2 = 1.41421356f;
+    // x * sqrt(2)'s exponent rounds that of x to the nearest: the rest is in [sqrt(1/2), sqrt(2)].
+    const Vec exponent = exponent_of(x * broadcast(kSqrt2));
+    const Vec f = scale_by_power_of_two(x, zero() - exponent) - broadcast(1.0f);
+    Vec p = broadcast(kCoefficients[0]);
+    for (int i = 1; i < 9; ++i) p = fmadd(p, f, broadcast(kCoefficients[i]));
+    const Vec square = f * f;
+    const Vec tail = fmadd(p * f, square, broadcast(-0.5f) * square);
+    return fmadd(exponent, broadcast(kLn2), f + tail);
+}
+
+// The scores of one query vector: `count` vectors, `stride` floats apart.
+struct ScoreColumn {
+    float* at;
+    std::int64_t count;
+    std::int64_t stride;
+
+    FOURREAL_ALWAYS_INLINE Vec largest(Vec factor, Vec start) const {
+        for (std::int64_t j = 0; j < count; ++j) start = max(start, load(at + j * stride) * factor);
+        return start;
+    }
+
+    // Replaces scores by weights and returns `sum` plus their sum.
+    FOURREAL_ALWAYS_INLINE Vec exponentiate(Vec factor, Vec largest, Vec sum) const {
+        for (std::int64_t j = 0; j < count; ++j) {
+            const Vec w = weight(load(at + j * stride), factor, largest);
+            store(at + j * stride, w);
+            sum = sum + w;
+        }
+        return sum;
+    }
+
+    FOURREAL_ALWAYS_INLINE void multiply(Vec factor) const {
+        for (std::int64_t j = 0; j < count; ++j) store(at + j * stride, load(at + j * stride) * factor);
+    }
+
+    // Sum over the keys of this column times `other`'s.
+    FOURREAL_ALWAYS_INLINE Vec dot(const ScoreColumn& other, Vec sum) const {
+        for (std::int64_t j = 0; j < count; ++j)
+            sum = fmadd(load(at + j * stride), load(other.at + j * other.stride), sum);
+        return sum;
+    }
+
+    // This column holds dP and becomes probabilities * (dP - offset) * scale.
+    FOURREAL_ALWAYS_INLINE void to_score_gradients(const ScoreColumn& probabilities, Vec offset, Vec scale) const {
+        for (std::int64_t j = 0; j < count; ++j) {
+            const Vec p = load(probabilities.at + j * probabilities.stride);
+            store(at + j * stride, p * (load(at + j * stride) - offset) * scale);
+        }
+    }
+};
+
+FOURREAL_ALWAYS_INLINE Vec lowest() { return broadcast(-__builtin_inff()); }
+
+FOURREAL_ALWAYS_INLINE Vec log_sum(Vec largest, Vec sum) {
+    return fmadd(largest, broadcast(kLn2), natural_log(sum));
+}
+
+// Scores to probabilities; `lse` gets one number per lane.
+inline void softmax(float* scores, std::int64_t keys, std::int64_t lanes, float scale, float* lse) {
+    const Vec factor = broadcast(scale * kLog2E);
+    for (std::int64_t lane = 0; lane < lanes; lane += kWidth) {
+        const ScoreColumn column{scores + lane, keys, lanes};
+        const Vec largest = column.largest(factor, lowest());
+        const Vec sum = column.exponentiate(factor, largest, zero());
+        column.multiply(broadcast(1.0f) / sum);
+        store(lse + lane, log_sum(largest, sum));
+    }
+}
+
+// dP to gradients of the raw products q . k, in place; `grad_lse` has one number per lane.
+inline void softmax_gradient(float* grads, const float* probabilities, std::int64_t keys, std::int64_t lanes, float scale,
+                             const float* grad_lse) {
+    for (std::int64_t lane = 0; lane < lanes; lane += kWidth) {
+        const ScoreColumn grad{grads + lane, keys, lanes};
+        const ScoreColumn p{const_cast<float*>(probabilities) + lane, keys, lanes};
+        const Vec offset = p.dot(grad, zero()) - load(grad_lse + lane);
+        grad.to_score_gradients(p, offset, broadcast(scale));
+    }
+}
+
+}  // namespace fourreal::cpu::FOURREAL_SIMD

@@ -1,0 +1,187 @@
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "attention_paths.hpp"
+#include "kernels/pointwise_job.hpp"
+
+namespace fourreal::cpu {
+namespace {
+
+// Work below one task runs on the calling thread: waking others costs more.
+constexpr std::int64_t kElementsPerTask = 32768;
+constexpr std::int64_t kTasksPerThread = 8;
+// Outputs beyond this size are written past the caches: they would not be found there.
+constexpr std::int64_t kStreamBytes = 4 << 20;
+constexpr std::int64_t kStreamAlignment = 64;
+// Panels beyond this size make way for the kernel that needs none.
+constexpr std::int64_t kScratchFloats = (3 << 19) / static_cast<std::int64_t>(sizeof(float));
+
+std::int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+// The axes of the sequences, and the rest.
+struct Split {
+    bool in_sequence[kAttentionAxes - 1] = {};
+    bool swapped = false;  // a union whose rows are times and whose columns are views
+
+    explicit Split(const AttentionShape& shape) {
+        for (int i = 0; i < shape.axes.count; ++i) {
+            in_sequence[kAttView] |= shape.axes.groups[i].view;
+            in_sequence[kAttTime] |= shape.axes.groups[i].time;
+        }
+        // Columns lie in vectors: the longer axis wastes fewer lanes.
+        swapped = is_union(shape) && shape.sizes[kAttView] > shape.sizes[kAttTime];
+    }
+
+    static bool is_union(const AttentionShape& shape) { return shape.axes.count == 2; }
+};
+
+// Offsets of the entries of a tensor, views outermost unless swapped.
+template <typename Pointer>
+std::vector<std::int64_t> entry_offsets(const AttentionTensor<Pointer>& tensor, const AttentionShape& shape,
+                                        const Split& split) {
+    const int outer = split.swapped ? kAttTime : kAttView, inner = split.swapped ? kAttView : kAttTime;
+    const std::int64_t outer_size = split.in_sequence[outer] ? shape.sizes[outer] : 1;
+    const std::int64_t inner_size = split.in_sequence[inner] ? shape.sizes[inner] : 1;
+    std::vector<std::int64_t> offsets;
+    offsets.reserve(static_cast<std::size_t>(outer_size * inner_size));
+    for (std::int64_t i = 0; i < outer_size; ++i)
+        for (std::int64_t j = 0; j < inner_size; ++j)
+            offsets.push_back(i * tensor.strides[outer] + j * tensor.strides[inner]);
+    return offsets;
+}
+
+PointwiseShape pointwise_shape(const AttentionShape& shape, const Split& split) {
+    PointwiseShape result{};
+    result.entries = 1;
+    for (int axis = 0; axis < kPositionAxes; ++axis) {
+        const bool in_sequence = split.in_sequence[axis];
+        result.positions[axis] = in_sequence ? 1 : shape.sizes[axis];
+        if (in_sequence) result.entries *= shape.sizes[axis];
+    }
+    result.rows = !Split::is_union(shape) ? 1 : shape.sizes[split.swapped ? kAttTime : kAttView];
+    // A union with one row or one column is that group alone.
+    if (result.rows == result.entries) result.rows = 1;
+    result.channels = shape.sizes[kAttChannel];
+    result.scale = shape.scale;
+    result.dtype = shape.dtype;
+    return result;
+}
+
+// A tensor of the job, and the memory of its offsets.
+template <typename Pointer>
+struct Operand {
+    std::vector<std::int64_t> offsets;
+    PointwiseTensor<Pointer> tensor;
+
+    Operand(const AttentionTensor<Pointer>& from, const AttentionShape& shape, const Split& split)
+        : offsets(entry_offsets(from, shape, split)) {
+        tensor.data = from.data;
+        for (int axis = 0; axis < kPositionAxes; ++axis)
+            tensor.position_strides[axis] = split.in_sequence[axis] ? 0 : from.strides[axis];
+        tensor.entries = offsets.data();
+    }
+};
+
+bool streams(const AttentionOutput& out, const AttentionShape& shape) {
+    const std::int64_t bytes = element_size(shape.dtype);
+    std::int64_t total = bytes;
+    for (std::int64_t size : shape.sizes) total *= size;
+    bool aligned = reinterpret_cast<std::uintptr_t>(out.data) % kStreamAlignment == 0;
+    aligned = aligned && shape.sizes[kAttChannel] * bytes % kStreamAlignment == 0;
+    for (std::int64_t stride : out.strides) aligned = aligned && stride * bytes % kStreamAlignment == 0;
+    return aligned && total >= kStreamBytes;
+}
+
+struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+};
+
+int thread_count() {
+#if defined(_OPENMP)
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+int thread_index() {
+#if defined(_OPENMP)
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+// Calls kernel(job, first, last, scratch) until all positions are done. False if there is no memory.
+template <typename Job, typename Kernel>
+bool for_positions(const Job& job, Kernel kernel, std::int64_t scratch_floats) {
+    constexpr std::int64_t kFloatsPerLine = kStreamAlignment / static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t positions = job.shape.position_count();
+    const std::int64_t elements = positions * job.shape.entries * job.shape.channels;
+    const std::int64_t useful = std::max<std::int64_t>(1, elements / kElementsPerTask);
+    const int threads = static_cast<int>(std::min<std::int64_t>(thread_count(), useful));
+    const std::int64_t wanted = std::min<std::int64_t>(useful, threads * kTasksPerThread);
+    const std::int64_t groups = (positions + kMaxGroup - 1) / kMaxGroup;
+    const std::int64_t step = (groups + wanted - 1) / wanted * kMaxGroup;
+    const std::int64_t tasks = (positions + step - 1) / step;
+
+    const std::int64_t stride = (scratch_floats + kFloatsPerLine - 1) / kFloatsPerLine * kFloatsPerLine;
+    const std::size_t bytes = static_cast<std::size_t>(stride * threads) * sizeof(float);
+    const std::unique_ptr<float, Free> scratch(static_cast<float*>(std::aligned_alloc(kStreamAlignment, bytes)));
+    if (!scratch) return false;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+    for (std::int64_t task = 0; task < tasks; ++task)
+        kernel(job, task * step, std::min(positions, (task + 1) * step), scratch.get() + thread_index() * stride);
+    return true;
+}
+
+}  // namespace
+
+bool pointwise_attention_forward(const AttentionForward& args, InstructionSet set) {
+    const Split split(args.shape);
+    const Operand q(args.q, args.shape, split), k(args.k, args.shape, split), v(args.v, args.shape, split);
+    const Operand out(args.out, args.shape, split), lse(args.lse, args.shape, split);
+    PointwiseForward job{pointwise_shape(args.shape, split), q.tensor, k.tensor, v.tensor, out.tensor, lse.tensor};
+    job.shape.stream = streams(args.out, args.shape);
+
+    auto kernel = job.shape.rows > 1 ? FOURREAL_KERNEL_FOR(set, pointwise_union_forward)
+                                     : FOURREAL_KERNEL_FOR(set, pointwise_forward);
+    std::int64_t scratch = job.shape.rows > 1 ? FOURREAL_KERNEL_FOR(set, pointwise_union_forward_scratch)(job.shape)
+                                              : FOURREAL_KERNEL_FOR(set, pointwise_forward_scratch)(job.shape);
+    if (scratch > kScratchFloats) {
+        kernel = FOURREAL_KERNEL_FOR(set, pointwise_long_forward);
+        scratch = FOURREAL_KERNEL_FOR(set, pointwise_long_scratch)(job.shape);
+    }
+    return for_positions(job, kernel, scratch);
+}
+
+bool pointwise_attention_backward(const AttentionBackward& args, InstructionSet set) {
+    const Split split(args.shape);
+    const Operand grad_out(args.grad_out, args.shape, split), grad_lse(args.grad_lse, args.shape, split);
+    const Operand q(args.q, args.shape, split), k(args.k, args.shape, split), v(args.v, args.shape, split);
+    const Operand out(args.out, args.shape, split), lse(args.lse, args.shape, split);
+    const Operand dq(args.dq, args.shape, split), dk(args.dk, args.shape, split), dv(args.dv, args.shape, split);
+    PointwiseBackward job{pointwise_shape(args.shape, split), grad_out.tensor, grad_lse.tensor, q.tensor, k.tensor,
+                          v.tensor, out.tensor, lse.tensor, dq.tensor, dk.tensor, dv.tensor};
+    job.shape.stream = streams(args.dq, args.shape) && streams(args.dk, args.shape) && streams(args.dv, args.shape);
+
+    auto kernel = job.shape.rows > 1 ? FOURREAL_KERNEL_FOR(set, pointwise_union_backward)
+                                     : FOURREAL_KERNEL_FOR(set, pointwise_backward);
+    std::int64_t scratch = job.shape.rows > 1 ? FOURREAL_KERNEL_FOR(set, pointwise_union_backward_scratch)(job.shape)
+                                              : FOURREAL_KERNEL_FOR(set, pointwise_backward_scratch)(job.shape);
+    if (scratch > kScratchFloats) {
+        kernel = FOURREAL_KERNEL_FOR(set, pointwise_long_backward);
+        scratch = FOURREAL_KERNEL_FOR(set, pointwise_long_scratch)(job.shape);
+    }
+    return for_positions(job, kernel, scratch);
+}
+
+}  // namespace fourreal::cpu
