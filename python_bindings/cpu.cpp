@@ -68,14 +68,6 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_cpu, module) {
     module.doc() = "CPU kernels of fourreal_kernels. Tensors are passed as addresses, sizes and strides in elements.";
-    module.def("sync_exchange_hard_channel", &sync_exchange_hard_channel, "view_ptr"_a, "time_ptr"_a, "out_view_ptr"_a,
-               "out_time_ptr"_a, "dtype"_a, "sizes"_a, "view_strides"_a, "time_strides"_a, "out_view_strides"_a,
-               "out_time_strides"_a, "weight_ptr"_a, "bias_ptr"_a = 0, "input_scale_ptr"_a = 0, "gate_ptr"_a = 0,
-               "instruction_set"_a = "auto",
-               "y = gate * (W[0] * s_view * view + W[1] * s_time * time + bias) per channel, into both outputs.\n\n"
-               "sizes and strides: 5 integers (batch, view, time, token, channel). dtype: 'float32', 'float64', 'float16' or\n"
-               "'bfloat16'. weight (2, C), bias (C), input_scale (B, 2C), gate (B, C): contiguous, float64 for float64 and\n"
-               "float32 otherwise; address 0 = absent. The outputs may be the inputs. ValueError: bad sizes, strides, dtype.");
     fourreal::bindings::bind_axis_attention(module);
     fourreal::bindings::bind_qk_norm_rope(module);
     fourreal::bindings::bind_sync_exchange(module);

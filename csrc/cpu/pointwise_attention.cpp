@@ -24,8 +24,6 @@ constexpr std::int64_t kStreamAlignment = 64;
 // Panels beyond this size make way for the kernel that needs none.
 constexpr std::int64_t kScratchFloats = (3 << 19) / static_cast<std::int64_t>(sizeof(float));
 
-std::int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
-
 // The axes of the sequences, and the rest.
 struct Split {
     bool in_sequence[kAttentionAxes - 1] = {};

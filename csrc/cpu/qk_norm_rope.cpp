@@ -34,8 +34,6 @@ int thread_index() {
 #endif
 }
 
-std::size_t element_size(DType dtype) { return dtype == DType::kFloat32 ? sizeof(float) : sizeof(BFloat16); }
-
 // Tables of the kernel for every thread, each on cache lines of its own.
 class ThreadTables {
 public:

@@ -53,6 +53,8 @@ def backward(
     axes: Axes, scale: float, grads: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     """Write dq, dk, dv into ``grads``."""
+    if grad_out.shape[-1] > 1 and grad_out.stride(-1) != 1:
+        grad_out = grad_out.contiguous()  # autograd expands the gradient of a sum
     grad_lse = _ABSENT if grad_lse is None else _address(grad_lse)
     tensors = [_address(grad_out), grad_lse, *(_address(x) for x in (q, k, v, out, lse, *grads))]
     native.cpu_library().axis_attention_backward(_DTYPES[q.dtype], q.shape, str(axes), scale, tensors)

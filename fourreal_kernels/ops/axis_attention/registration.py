@@ -80,8 +80,14 @@ def _autograd(ctx, grad_out, grad_lse):
 
 
 def _two_stream(view_q, view_k, view_v, time_q, time_k, time_v, scale: float, backend: str):
-    view = _forward(view_q, view_k, view_v, "vn", scale, False, backend)
-    time = _forward(time_q, time_k, time_v, "tn", scale, False, backend)
+    implementation = _backend(view_q, "vn", False, backend)
+    if not hasattr(implementation, "forward_two_streams"):
+        view = _forward(view_q, view_k, view_v, "vn", scale, False, backend)
+        time = _forward(time_q, time_k, time_v, "tn", scale, False, backend)
+        return *view, *time
+    view = torch.empty_like(view_q), _empty_lse(view_q)
+    time = torch.empty_like(time_q), _empty_lse(time_q)
+    implementation.forward_two_streams((view_q, view_k, view_v), (time_q, time_k, time_v), scale, view, time)
     return *view, *time
 
 
