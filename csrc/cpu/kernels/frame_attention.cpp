@@ -9,59 +9,64 @@
 namespace fourreal::cpu::FOURREAL_SIMD {
 namespace {
 
+constexpr float kLog2E = 1.44269504088896341f;
 // The running maximum is raised only when the probabilities of a block, taken with the maximum so far, sum up to more than
 // this: until then there is nothing to rescale and no maximum to find.
 constexpr float kLargestSum = 65536.0f;
 
-// The state of the queries of one panel over the keys seen so far. Scores are in powers of two.
+// The state of the queries of one panel over the keys seen so far.
 struct PanelState {
-    const float* queries;  // [channels][lanes], scaled
+    const float* queries;  // [channels][lanes]
+    float factor;          // of products of queries and keys, to scores in powers of two
     float* outputs;        // [channels][lanes], sum of probabilities times values
-    float* maximum;        // [lanes], what scores are taken relative to
+    float* maximum;        // [lanes], of the scores that probabilities are taken relative to
     float* sums;           // [lanes], of probabilities
 };
 
-// Scores of `kRows` keys.
+// Products of the queries with `kRows` keys.
 template <int kRows, int kVectors>
-FOURREAL_ALWAYS_INLINE Tile<kRows, kVectors> scores_of(const float* keys, std::int64_t padded, const PanelState& panel) {
+FOURREAL_ALWAYS_INLINE Tile<kRows, kVectors> products_with(const float* keys, std::int64_t padded, const PanelState& panel) {
     Tile<kRows, kVectors> tile;
     tile.clear();
     tile.multiply_add(keys, padded, 1, panel.queries, kVectors * kWidth, padded);
     return tile;
 }
 
-// Scores into `scores`; keeps the largest in `largest`.
+// Products into `products`; keeps the largest score in `largest`.
 template <int kRows, int kVectors>
-FOURREAL_ALWAYS_INLINE void keep_scores(const float* keys, std::int64_t padded, const PanelState& panel, float* scores,
-                                        Lanes<kVectors>& largest) {
-    const auto tile = scores_of<kRows, kVectors>(keys, padded, panel);
+FOURREAL_ALWAYS_INLINE void keep_products(const float* keys, std::int64_t padded, const PanelState& panel, float* products,
+                                          Lanes<kVectors>& largest) {
+    const Vec factor = broadcast(panel.factor);
+    const auto tile = products_with<kRows, kVectors>(keys, padded, panel);
     for (int r = 0; r < kRows; ++r)
-        for (int x = 0; x < kVectors; ++x) largest.at[x] = max(largest.at[x], tile.at[r][x]);
-    tile.store_to(scores, kVectors * kWidth);
+        for (int x = 0; x < kVectors; ++x) largest.at[x] = max(largest.at[x], tile.at[r][x] * factor);
+    tile.store_to(products, kVectors * kWidth);
 }
 
-// Probabilities relative to `maximum` into `probabilities`; adds them to `sums`.
+// Probabilities into `probabilities`; adds them to `sums`.
 template <int kRows, int kVectors>
 FOURREAL_ALWAYS_INLINE void keep_probabilities(const float* keys, std::int64_t padded, const PanelState& panel,
-                                               const Lanes<kVectors>& maximum, float* probabilities, Lanes<kVectors>& sums) {
-    const auto tile = scores_of<kRows, kVectors>(keys, padded, panel);
+                                               const Lanes<kVectors>& negative_maximum, float* probabilities,
+                                               Lanes<kVectors>& sums) {
+    const Vec factor = broadcast(panel.factor);
+    const auto tile = products_with<kRows, kVectors>(keys, padded, panel);
     for (int r = 0; r < kRows; ++r)
         for (int x = 0; x < kVectors; ++x) {
-            const Vec probability = exp2(tile.at[r][x] - maximum.at[x]);
+            const Vec probability = exp2(fmadd(tile.at[r][x], factor, negative_maximum.at[x]));
             sums.at[x] = sums.at[x] + probability;
             store(probabilities + (r * kVectors + x) * kWidth, probability);
         }
 }
 
 template <int kVectors>
-FOURREAL_ALWAYS_INLINE Lanes<kVectors> score_block(const float* keys, std::int64_t count, std::int64_t padded,
-                                                   const PanelState& panel, float* scores) {
+FOURREAL_ALWAYS_INLINE Lanes<kVectors> largest_score(const float* keys, std::int64_t count, std::int64_t padded,
+                                                   const PanelState& panel, float* products) {
     constexpr std::int64_t kLanes = kVectors * kWidth;
     auto largest = Lanes<kVectors>::all(-INFINITY);
     std::int64_t j = 0;
     for (; j + kTileRows <= count; j += kTileRows)
-        keep_scores<kTileRows>(keys + j * padded, padded, panel, scores + j * kLanes, largest);
-    for (; j < count; ++j) keep_scores<1>(keys + j * padded, padded, panel, scores + j * kLanes, largest);
+        keep_products<kTileRows>(keys + j * padded, padded, panel, products + j * kLanes, largest);
+    for (; j < count; ++j) keep_products<1>(keys + j * padded, padded, panel, products + j * kLanes, largest);
     return largest;
 }
 
@@ -69,24 +74,26 @@ template <int kVectors>
 FOURREAL_ALWAYS_INLINE Lanes<kVectors> weigh_block(const float* keys, std::int64_t count, std::int64_t padded,
                                                    const PanelState& panel, float* probabilities) {
     constexpr std::int64_t kLanes = kVectors * kWidth;
-    const auto maximum = Lanes<kVectors>::load_from(panel.maximum);
+    const auto negative_maximum = Lanes<kVectors>::load_from(panel.maximum).negated();
     auto sums = Lanes<kVectors>::all(0);
     std::int64_t j = 0;
     for (; j + kTileRows <= count; j += kTileRows)
-        keep_probabilities<kTileRows>(keys + j * padded, padded, panel, maximum, probabilities + j * kLanes, sums);
+        keep_probabilities<kTileRows>(keys + j * padded, padded, panel, negative_maximum, probabilities + j * kLanes, sums);
     for (; j < count; ++j)
-        keep_probabilities<1>(keys + j * padded, padded, panel, maximum, probabilities + j * kLanes, sums);
+        keep_probabilities<1>(keys + j * padded, padded, panel, negative_maximum, probabilities + j * kLanes, sums);
     return sums;
 }
 
-// scores <- 2^(scores - maximum), in place; returns their sums.
+// products <- 2^(factor * products - maximum), in place; returns their sums.
 template <int kVectors>
-FOURREAL_ALWAYS_INLINE Lanes<kVectors> exponentiate(float* scores, std::int64_t count, const Lanes<kVectors>& maximum) {
+FOURREAL_ALWAYS_INLINE Lanes<kVectors> exponentiate(float* products, std::int64_t count, float factor,
+                                                    const Lanes<kVectors>& negative_maximum) {
+    const Vec factors = broadcast(factor);
     auto sums = Lanes<kVectors>::all(0);
     for (std::int64_t j = 0; j < count; ++j)
         for (int x = 0; x < kVectors; ++x) {
-            float* const at = scores + (j * kVectors + x) * kWidth;
-            const Vec probability = exp2(load(at) - maximum.at[x]);
+            float* const at = products + (j * kVectors + x) * kWidth;
+            const Vec probability = exp2(fmadd(load(at), factors, negative_maximum.at[x]));
             sums.at[x] = sums.at[x] + probability;
             store(at, probability);
         }
@@ -111,13 +118,13 @@ void raise_maximum(const PanelState& panel, const Lanes<kVectors>& maximum, std:
 template <int kVectors>
 Lanes<kVectors> weigh_block_anew(const float* keys, std::int64_t count, std::int64_t padded, const PanelState& panel,
                                  bool first, float* probabilities) {
-    auto maximum = score_block<kVectors>(keys, count, padded, panel, probabilities);
+    auto maximum = largest_score<kVectors>(keys, count, padded, panel, probabilities);
     if (!first) {
         for (int x = 0; x < kVectors; ++x) maximum.at[x] = max(maximum.at[x], load(panel.maximum + x * kWidth));
         raise_maximum(panel, maximum, padded);
     }
     maximum.store_to(panel.maximum);
-    return exponentiate(probabilities, count, maximum);
+    return exponentiate(probabilities, count, panel.factor, maximum.negated());
 }
 
 template <int kVectors>
@@ -172,19 +179,18 @@ struct GroupScratch {
           sums(maximum + lanes),
           scores(sums + lanes) {}
 
-    PanelState panel(std::int64_t first_lane, std::int64_t padded) const {
-        return {queries + first_lane * padded, outputs + first_lane * padded, maximum + first_lane, sums + first_lane};
+    PanelState panel(std::int64_t first_lane, std::int64_t padded, float factor) const {
+        return {queries + first_lane * padded, factor, outputs + first_lane * padded, maximum + first_lane, sums + first_lane};
     }
 };
 
 template <typename T>
 void load_queries(const QueryGroup& group, const Panels& panels, const GroupScratch& scratch) {
-    constexpr float kLog2E = 1.44269504088896341f;
     const std::int64_t padded = padded_channels(group.channels);
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const Panel panel = panels.at(p);
         transpose_rows_in(static_cast<const T*>(group.queries), group.query_offsets + panel.first, panel.queries, panel.lanes(),
-                          group.channels, padded, group.scale * kLog2E, scratch.queries + panel.first * padded);
+                          group.channels, padded, scratch.queries + panel.first * padded);
     }
     for (std::int64_t i = 0; i < panels.lanes * padded; i += kWidth) store(scratch.outputs + i, zero());
     for (std::int64_t i = 0; i < panels.lanes; i += kWidth) {
@@ -220,7 +226,7 @@ void attend_runs(const QueryGroup& group, const Panels& panels, const GroupScrat
             for (std::int64_t p = 0; p < panels.count; ++p) {
                 const Panel panel = panels.at(p);
                 kBlockKernels[panel.vectors - 1](group.keys + key * padded, group.values + key * padded, blocks.size(block),
-                                                 padded, scratch.panel(panel.first, padded), run == 0 && block == 0,
+                                                 padded, scratch.panel(panel.first, padded, group.scale * kLog2E), run == 0 && block == 0,
                                                  scratch.scores);
             }
         }

@@ -11,11 +11,12 @@ constexpr float kLog2E = 1.44269504088896341f;
 
 // What a panel needs of its queries, and its part of dq.
 struct PanelInputs {
-    const float* queries;        // [channels][lanes], scaled to powers of two
+    const float* queries;        // [channels][lanes]
+    float factor;                // of products of queries and keys, to scores in powers of two
     const float* grads;          // [channels][lanes], grad_out
     const float* query_rows;     // [lanes][channels], scaled
     const float* grad_rows;      // [lanes][channels], grad_out
-    const float* lse;            // [lanes], in powers of two
+    const float* negative_lse;   // [lanes], in powers of two
     const float* delta;          // [lanes], sum(grad_out * out) - grad_lse
     float* dq;                   // [channels][lanes], added to
 };
@@ -24,13 +25,14 @@ struct PanelInputs {
 template <int kRows, int kVectors>
 FOURREAL_ALWAYS_INLINE void probabilities_of(const float* keys, std::int64_t padded, const PanelInputs& panel,
                                              float* probabilities) {
-    const auto lse = Lanes<kVectors>::load_from(panel.lse);
+    const auto negative_lse = Lanes<kVectors>::load_from(panel.negative_lse);
+    const Vec factor = broadcast(panel.factor);
     Tile<kRows, kVectors> tile;
     tile.clear();
     tile.multiply_add(keys, padded, 1, panel.queries, kVectors * kWidth, padded);
     for (int r = 0; r < kRows; ++r)
         for (int x = 0; x < kVectors; ++x)
-            store(probabilities + (r * kVectors + x) * kWidth, exp2(tile.at[r][x] - lse.at[x]));
+            store(probabilities + (r * kVectors + x) * kWidth, exp2(fmadd(tile.at[r][x], factor, negative_lse.at[x])));
 }
 
 template <int kVectors>
@@ -153,7 +155,7 @@ struct GroupScratch {
     float* dq;
     float* query_rows;
     float* grad_rows;
-    float* lse;
+    float* negative_lse;
     float* delta;
     float* weights;
 
@@ -163,15 +165,15 @@ struct GroupScratch {
           dq(grads + lanes * padded_channels(channels)),
           query_rows(dq + lanes * padded_channels(channels)),
           grad_rows(query_rows + lanes * vector_padded_channels(channels)),
-          lse(grad_rows + lanes * vector_padded_channels(channels)),
-          delta(lse + lanes),
+          negative_lse(grad_rows + lanes * vector_padded_channels(channels)),
+          delta(negative_lse + lanes),
           weights(delta + lanes) {}
 
-    PanelInputs panel(std::int64_t first_lane, std::int64_t channels) const {
+    PanelInputs panel(std::int64_t first_lane, std::int64_t channels, float factor) const {
         const std::int64_t padded = padded_channels(channels), stride = vector_padded_channels(channels);
-        return {queries + first_lane * padded,   grads + first_lane * padded,
+        return {queries + first_lane * padded, factor, grads + first_lane * padded,
                 query_rows + first_lane * stride, grad_rows + first_lane * stride,
-                lse + first_lane,        delta + first_lane,
+                negative_lse + first_lane, delta + first_lane,
                 dq + first_lane * padded};
     }
 };
@@ -198,7 +200,7 @@ void load_query(const GradientGroup& group, std::int64_t i, const GroupScratch& 
         store(scratch.grad_rows + i * stride + d, inside ? load_channels(grad, d, group.channels) : zero());
     }
     const float grad_lse = group.grad_lse ? group.grad_lse[group.grad_lse_offsets[i]] : 0.0f;
-    scratch.lse[i] = kLog2E * group.lse[group.lse_offsets[i]];
+    scratch.negative_lse[i] = -kLog2E * group.lse[group.lse_offsets[i]];
     scratch.delta[i] = row_product(grad, out, group.channels) - grad_lse;
 }
 
@@ -213,15 +215,15 @@ void load_group(const GradientGroup& group, const Panels& panels, const GroupScr
     for (std::int64_t i = 0; i < group.count; ++i) load_query<T>(group, i, scratch);
     clear(scratch.query_rows + group.count * stride, unused * stride);
     clear(scratch.grad_rows + group.count * stride, unused * stride);
-    clear(scratch.lse + group.count, unused);
+    clear(scratch.negative_lse + group.count, unused);
     clear(scratch.delta + group.count, unused);
     clear(scratch.dq, panels.lanes * padded);
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const Panel panel = panels.at(p);
         transpose_rows_in(static_cast<const T*>(group.queries), group.query_offsets + panel.first, panel.queries, panel.lanes(),
-                          group.channels, padded, group.scale * kLog2E, scratch.queries + panel.first * padded);
+                          group.channels, padded, scratch.queries + panel.first * padded);
         transpose_rows_in(static_cast<const T*>(group.grad_out), group.grad_out_offsets + panel.first, panel.queries,
-                          panel.lanes(), group.channels, padded, 1.0f, scratch.grads + panel.first * padded);
+                          panel.lanes(), group.channels, padded, scratch.grads + panel.first * padded);
     }
 }
 
@@ -235,7 +237,7 @@ void differentiate_runs(const GradientGroup& group, const Panels& panels, const 
                                  group.dv + key * stride, blocks.size(index)};
             for (std::int64_t p = 0; p < panels.count; ++p) {
                 const Panel panel = panels.at(p);
-                kBlockKernels[panel.vectors - 1](block, group.channels, scratch.panel(panel.first, group.channels),
+                kBlockKernels[panel.vectors - 1](block, group.channels, scratch.panel(panel.first, group.channels, group.scale * kLog2E),
                                                  scratch.weights);
             }
         }
@@ -245,7 +247,7 @@ void differentiate_runs(const GradientGroup& group, const Panels& panels, const 
 template <typename T>
 void write_query_gradients(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
     const std::int64_t padded = padded_channels(group.channels);
-    float* const factors = scratch.lse;  // no longer needed
+    float* const factors = scratch.negative_lse;  // no longer needed
     for (std::int64_t i = 0; i < panels.lanes; ++i) factors[i] = group.scale;
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const Panel panel = panels.at(p);

@@ -26,6 +26,11 @@ struct Lanes {
     FOURREAL_ALWAYS_INLINE void store_to(float* to) const {
         for (int x = 0; x < kVectors; ++x) store(to + x * kWidth, at[x]);
     }
+    FOURREAL_ALWAYS_INLINE Lanes negated() const {
+        Lanes lanes;
+        for (int x = 0; x < kVectors; ++x) lanes.at[x] = zero() - at[x];
+        return lanes;
+    }
 };
 
 struct Panel {

@@ -53,18 +53,17 @@ void pack_row(const T* row, std::int64_t channels, std::int64_t padded, float* p
     for (std::int64_t d = (channels + kWidth - 1) / kWidth * kWidth; d < padded; ++d) packed[d] = 0;
 }
 
-// panel[d * lanes + i] = factor * row_i[d] for the first `count` of `lanes` rows, zero for the others; `lanes` is a multiple of
+// panel[d * lanes + i] = row_i[d] for the first `count` of `lanes` rows, zero for the others; `lanes` is a multiple of
 // kWidth, and channels up to `padded` are zero.
 template <typename T>
 void transpose_rows_in(const T* first, const std::int64_t* offsets, std::int64_t count, std::int64_t lanes,
-                       std::int64_t channels, std::int64_t padded, float factor, float* panel) {
-    const Vec scale = broadcast(factor);
+                       std::int64_t channels, std::int64_t padded, float* panel) {
     for (std::int64_t i = 0; i < lanes; i += kWidth) {
         for (std::int64_t r = i + kWidth; r < i + 2 * kWidth && r < count; ++r) prefetch_row(first + offsets[r], channels);
         for (std::int64_t d = 0; d < padded; d += kWidth) {
             Vec block[kWidth];
             for (int r = 0; r < kWidth; ++r)
-                block[r] = i + r < count && d < channels ? scale * load_channels(first + offsets[i + r], d, channels) : zero();
+                block[r] = i + r < count && d < channels ? load_channels(first + offsets[i + r], d, channels) : zero();
             transpose(block);
             for (int c = 0; c < kWidth && d + c < padded; ++c) store(panel + (d + c) * lanes + i, block[c]);
         }
