@@ -13,6 +13,7 @@ struct Layout {
     std::int64_t channels;
     std::int64_t stride;      // of rows of keys and values: whole vectors
     std::int64_t score_step;  // of the scores of a query
+    std::int64_t key_rows;    // whole vectors of scores; those past the entries are zero
     bool paired;
 
     explicit Layout(const PointwiseShape& shape)
@@ -20,22 +21,26 @@ struct Layout {
           channels(shape.channels),
           stride(whole_vectors(channels)),
           score_step(entries <= kWidth / 2 ? kWidth / 2 : whole_vectors(entries)),
+          key_rows(score_step),
           paired(entries <= kWidth / 2) {}
 
     std::int64_t score_rows() const { return entries + kTileRows; }  // a last tile may reach past the queries
 };
 
 struct Buffers {
-    float *keys, *values, *scores, *largest, *sums;
+    float *keys, *values, *scores, *hidden, *largest, *sums;
 
     Buffers(const Layout& layout, Scratch& scratch) {
-        keys = scratch.take(layout.entries * layout.stride);
+        keys = scratch.take(layout.key_rows * layout.stride);
         values = scratch.take(layout.entries * layout.stride);
         scores = scratch.take(layout.score_rows() * layout.score_step);
-        largest = scratch.take(whole_vectors(layout.entries));
-        sums = scratch.take(whole_vectors(layout.entries));
+        hidden = scratch.take(kWidth);
+        largest = scratch.take(whole_vectors(layout.entries + 1));
+        sums = scratch.take(whole_vectors(layout.entries + 1));
     }
 };
+
+constexpr float kSmallestExponent = -200.0f;  // of a weight that is 0 in float
 
 struct Maximum {
     FOURREAL_ALWAYS_INLINE Vec operator()(Vec a, Vec b) const { return max(a, b); }
@@ -44,14 +49,19 @@ struct Sum {
     FOURREAL_ALWAYS_INLINE Vec operator()(Vec a, Vec b) const { return a + b; }
 };
 
-template <typename T>
+// With kVectors vectors of channels, or any number if it is 0.
+template <typename T, int kVectors>
 class ShortForward {
 public:
     ShortForward(const PointwiseForward& job, Scratch scratch)
         : job_(job), layout_(job.shape), buffers_(layout_, scratch), factor_(job.shape.scale * kLog2E) {
+        clear(buffers_.keys, layout_.key_rows * layout_.stride);
         clear(buffers_.scores, layout_.score_rows() * layout_.score_step);
-        clear(buffers_.largest, whole_vectors(layout_.entries));
-        for (std::int64_t i = 0; i < whole_vectors(layout_.entries); ++i) buffers_.sums[i] = 1.0f;
+        // Added to the last vector of scores: it takes out those of no key.
+        for (int lane = 0; lane < kWidth; ++lane)
+            buffers_.hidden[lane] = lane_entry(lane) < layout_.entries ? 0.0f : -__builtin_inff();
+        clear(buffers_.largest, whole_vectors(layout_.entries + 1));
+        for (std::int64_t i = 0; i < whole_vectors(layout_.entries + 1); ++i) buffers_.sums[i] = 1.0f;
     }
 
     void operator()(const Bundle& position, const Bundle* upcoming) const {
@@ -61,10 +71,13 @@ public:
             prefetch(Sequences<const T>(job_.k, *upcoming));
             prefetch(Sequences<const T>(job_.q, *upcoming));
         }
-        if (layout_.paired)
-            weigh_pairs(queries);
-        else
-            weigh_rows(queries);
+        if (layout_.paired) {
+            for (std::int64_t i = 0; i < layout_.entries; i += 2) score_pair(queries, i);
+            for (std::int64_t i = 0; i < layout_.entries; i += 2) normalise_pair(i);
+        } else {
+            for (std::int64_t i = 0; i < layout_.entries; ++i) score_row(queries, i);
+            for (std::int64_t i = 0; i < layout_.entries; ++i) normalise_row(i);
+        }
         copy_rows(Sequences<const T>(job_.v, position), buffers_.values);
         if (upcoming) {
             prefetch(Sequences<const T>(job_.v, *upcoming));
@@ -106,100 +119,89 @@ private:
         }
     }
 
-    // Two queries: scores of the first in one half of a vector, of the second in the other.
-    void weigh_pairs(const Sequences<const T>& queries) const {
-        for (std::int64_t i = 0; i < layout_.entries; i += 2) {
-            const std::int64_t second = i + 1 < layout_.entries ? i + 1 : i;
-            const Vec scores = pair_scores(queries.row(i, 0), queries.row(second, 0));
-            normalise_pair(scores, i);
-        }
+    // Which key the score in a lane of the last vector belongs to.
+    std::int64_t lane_entry(int lane) const {
+        return layout_.paired ? lane % (kWidth / 2) : layout_.score_step - kWidth + lane;
     }
 
-    FOURREAL_ALWAYS_INLINE Vec pair_scores(const T* first, const T* second) const {
+    FOURREAL_ALWAYS_INLINE std::int64_t stride() const { return kVectors > 0 ? kVectors * kWidth : layout_.stride; }
+
+    // Two queries: scores of the first in one half of a vector, of the second in the other.
+    FOURREAL_ALWAYS_INLINE void score_pair(const Sequences<const T>& queries, std::int64_t i) const {
         constexpr int kHalf = kWidth / 2;
+        const T* first = queries.row(i, 0);
+        const T* second = queries.row(i + 1 < layout_.entries ? i + 1 : i, 0);
         Vec products[kWidth];
+#pragma GCC unroll 16
         for (int j = 0; j < kWidth; ++j) products[j] = zero();
-        for (std::int64_t c = 0; c < layout_.channels; c += kWidth) {
+        for (std::int64_t c = 0; c < stride(); c += kWidth) {
             const Vec a = load_channels(first, c, layout_.channels), b = load_channels(second, c, layout_.channels);
+#pragma GCC unroll 16  // the products live in registers
             for (int j = 0; j < kHalf; ++j) {
-                const std::int64_t key = j < layout_.entries ? j : 0;
-                const Vec k = load(buffers_.keys + key * layout_.stride + c);
-                products[j] = fmadd(a, k, products[j]);
-                products[kHalf + j] = fmadd(b, k, products[kHalf + j]);
+                const Vec key = load(buffers_.keys + j * stride() + c);
+                products[j] = fmadd(a, key, products[j]);
+                products[kHalf + j] = fmadd(b, key, products[kHalf + j]);
             }
         }
-        return sum_lanes(products);
+        store(buffers_.scores + i * kHalf, sum_lanes(products));
     }
 
-    // Lanes past the entries repeat key 0, so that they do not change the maximum; their weights are taken out.
-    FOURREAL_ALWAYS_INLINE void normalise_pair(Vec scores, std::int64_t query) const {
+    FOURREAL_ALWAYS_INLINE void normalise_pair(std::int64_t i) const {
         constexpr int kHalf = kWidth / 2;
-        const Vec scaled = scores * broadcast(factor_);
-        const Vec largest = combine_halves(scaled, Maximum());
-        const Vec weights = keep_entries_of_halves(weight(scores, broadcast(factor_), largest));
+        float* const at = buffers_.scores + i * kHalf;
+        const Vec factor = broadcast(factor_), hidden = load(buffers_.hidden), scores = load(at);
+        const Vec largest = combine_halves(fmadd(scores, factor, hidden), Maximum());
+        const Vec weights = exp2(max(broadcast(kSmallestExponent), fmadd(scores, factor, hidden - largest)));
         const Vec sums = combine_halves(weights, Sum());
-        store(buffers_.scores + query * kHalf, weights * (broadcast(1.0f) / sums));
-        float extremes[kWidth], totals[kWidth];
-        store(extremes, largest);
-        store(totals, sums);
-        const int filled = query + 1 < layout_.entries ? 2 : 1;
-        for (int n = 0; n < filled; ++n) {
-            buffers_.largest[query + n] = extremes[n * kHalf];
-            buffers_.sums[query + n] = totals[n * kHalf];
+        store(at, weights / sums);
+        keep_first_lanes(buffers_.largest + i, largest);
+        keep_first_lanes(buffers_.sums + i, sums);
+    }
+
+    // Lane 0 and the first lane of the upper half, side by side. There is room for one more query than there are.
+    static FOURREAL_ALWAYS_INLINE void keep_first_lanes(float* to, Vec x) {
+        float lanes[kWidth];
+        store(lanes, x);
+        to[0] = lanes[0];
+        to[1] = lanes[kWidth / 2];
+    }
+
+    FOURREAL_ALWAYS_INLINE void score_row(const Sequences<const T>& queries, std::int64_t i) const {
+        const T* query = queries.row(i, 0);
+        for (std::int64_t first = 0; first < layout_.key_rows; first += kWidth) {
+            const float* const keys = buffers_.keys + first * stride();
+            Vec products[kWidth];
+#pragma GCC unroll 16
+            for (int j = 0; j < kWidth; ++j) products[j] = zero();
+            for (std::int64_t c = 0; c < stride(); c += kWidth) {
+                const Vec a = load_channels(query, c, layout_.channels);
+#pragma GCC unroll 16  // the products live in registers
+                for (int j = 0; j < kWidth; ++j) products[j] = fmadd(a, load(keys + j * stride() + c), products[j]);
+            }
+            store(buffers_.scores + i * layout_.score_step + first, sum_lanes(products));
         }
     }
 
-    FOURREAL_ALWAYS_INLINE Vec keep_entries_of_halves(Vec x) const {
-        constexpr int kHalf = kWidth / 2;
-        const int entries = static_cast<int>(layout_.entries);
-        if (entries == kHalf) return x;
-        // first `entries` lanes, none up to the half, `entries` more, none
-        const Vec first = select_first(entries, x, zero());
-        const Vec second = select_first(kHalf, zero(), select_first(kHalf + entries, x, zero()));
-        return first + second;
-    }
-
-    void weigh_rows(const Sequences<const T>& queries) const {
-        for (std::int64_t i = 0; i < layout_.entries; ++i) {
-            float* const scores = buffers_.scores + i * layout_.score_step;
-            for (std::int64_t j = 0; j < layout_.entries; j += kWidth) store(scores + j, row_scores(queries.row(i, 0), j));
-            normalise_row(scores, i);
-        }
-    }
-
-    FOURREAL_ALWAYS_INLINE Vec row_scores(const T* query, std::int64_t first_key) const {
-        Vec products[kWidth];
-        const float* keys[kWidth];
-        for (int j = 0; j < kWidth; ++j) {
-            products[j] = zero();
-            const std::int64_t key = first_key + j < layout_.entries ? first_key + j : 0;
-            keys[j] = buffers_.keys + key * layout_.stride;
-        }
-        for (std::int64_t c = 0; c < layout_.channels; c += kWidth) {
-            const Vec a = load_channels(query, c, layout_.channels);
-            for (int j = 0; j < kWidth; ++j) products[j] = fmadd(a, load(keys[j] + c), products[j]);
-        }
-        return sum_lanes(products);
-    }
-
-    FOURREAL_ALWAYS_INLINE void normalise_row(float* scores, std::int64_t query) const {
-        const Vec factor = broadcast(factor_);
-        Vec extremes = load(scores) * factor;
-        for (std::int64_t j = kWidth; j < layout_.entries; j += kWidth) extremes = max(extremes, load(scores + j) * factor);
+    FOURREAL_ALWAYS_INLINE void normalise_row(std::int64_t i) const {
+        float* const scores = buffers_.scores + i * layout_.score_step;
+        const std::int64_t last = layout_.score_step - kWidth;
+        const Vec factor = broadcast(factor_), hidden = load(buffers_.hidden);
+        Vec extremes = fmadd(load(scores + last), factor, hidden);
+        for (std::int64_t j = 0; j < last; j += kWidth) extremes = max(extremes, load(scores + j) * factor);
         const Vec largest = combine_all(extremes, Maximum());
-        Vec sums = zero();
-        for (std::int64_t j = 0; j < layout_.entries; j += kWidth) {
-            Vec weights = weight(load(scores + j), factor, largest);
-            const std::int64_t left = layout_.entries - j;
-            if (left < kWidth) weights = select_first(static_cast<int>(left), weights, zero());
+        Vec weights = exp2(max(broadcast(kSmallestExponent), fmadd(load(scores + last), factor, hidden - largest)));
+        store(scores + last, weights);
+        Vec sums = weights;
+        for (std::int64_t j = 0; j < last; j += kWidth) {
+            weights = weight(load(scores + j), factor, largest);
             sums = sums + weights;
             store(scores + j, weights);
         }
         const Vec total = combine_all(sums, Sum());
         const Vec inverse = broadcast(1.0f) / total;
-        for (std::int64_t j = 0; j < layout_.entries; j += kWidth) store(scores + j, load(scores + j) * inverse);
-        store_first(buffers_.largest + query, largest, 1);
-        store_first(buffers_.sums + query, total, 1);
+        for (std::int64_t j = 0; j <= last; j += kWidth) store(scores + j, load(scores + j) * inverse);
+        store_first(buffers_.largest + i, largest, 1);
+        store_first(buffers_.sums + i, total, 1);
     }
 
     template <bool kStream>
@@ -219,10 +221,10 @@ private:
         }
     }
 
-    template <bool kStream, int kVectors>
+    template <bool kStream, int kColumns>
     FOURREAL_ALWAYS_INLINE void write_columns(const Sequences<T>& out, std::int64_t channel) const {
         for (std::int64_t i = 0; i < layout_.entries; i += kTileRows) {
-            Tile<kTileRows, kVectors> tile;
+            Tile<kTileRows, kColumns> tile;
             tile.clear();
             tile.multiply_add(buffers_.scores + i * layout_.score_step, layout_.score_step, 1, buffers_.values + channel,
                               layout_.stride, layout_.entries);
@@ -232,9 +234,9 @@ private:
         }
     }
 
-    template <bool kStream, int kVectors>
-    FOURREAL_ALWAYS_INLINE void write_row(const Vec (&row)[kVectors], T* to, std::int64_t channel) const {
-        for (int x = 0; x < kVectors; ++x) {
+    template <bool kStream, int kColumns>
+    FOURREAL_ALWAYS_INLINE void write_row(const Vec (&row)[kColumns], T* to, std::int64_t channel) const {
+        for (int x = 0; x < kColumns; ++x) {
             const std::int64_t at = channel + x * kWidth, left = layout_.channels - at;
             if (left < kWidth)
                 store_first(to + at, row[x], static_cast<int>(left));
@@ -267,10 +269,27 @@ std::int64_t pointwise_short_scratch(const PointwiseShape& shape) {
     return scratch.used();
 }
 
+namespace {
+
+template <typename T, int kVectors>
+void run(const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch) {
+    const ShortForward<T, kVectors> forward(job, Scratch(scratch));
+    for_each_bundle(job.shape, 1, first, last, forward);
+}
+
+}  // namespace
+
 void pointwise_short_forward(const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch) {
     with_storage(job.shape.dtype, [&](auto type) {
-        const ShortForward<decltype(type)> forward(job, Scratch(scratch));
-        for_each_bundle(job.shape, 1, first, last, forward);
+        using T = decltype(type);
+        switch (whole_vectors(job.shape.channels) / kWidth) {  // head dims of 40, 64 and 128 among them
+            case 3: return run<T, 3>(job, first, last, scratch);
+            case 4: return run<T, 4>(job, first, last, scratch);
+            case 5: return run<T, 5>(job, first, last, scratch);
+            case 8: return run<T, 8>(job, first, last, scratch);
+            case 16: return run<T, 16>(job, first, last, scratch);
+            default: return run<T, 0>(job, first, last, scratch);
+        }
     });
     stream_fence();
 }
