@@ -4,16 +4,9 @@
 #include <string_view>
 #include <vector>
 
-// gcc and clang compile one source for several x86 instruction sets by function attributes; elsewhere the baseline is all.
+// Which kernels were compiled for x86: see the CPU part of CMakeLists.txt.
 #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
 #define FOURREAL_X86_TARGETS 1
-#define FOURREAL_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
-#if defined(__clang__)
-#define FOURREAL_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"), min_vector_width(512)))
-#else
-#define FOURREAL_TARGET_AVX512 \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")))
-#endif
 #else
 #define FOURREAL_X86_TARGETS 0
 #endif
@@ -22,15 +15,6 @@
 #define FOURREAL_ALWAYS_INLINE inline __attribute__((always_inline))
 #else
 #define FOURREAL_ALWAYS_INLINE inline
-#endif
-
-// Promises that loop iterations may run side by side even if pointers alias: each iteration touches only its own index.
-#if defined(__clang__)
-#define FOURREAL_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define FOURREAL_INDEPENDENT_ITERATIONS _Pragma("GCC ivdep")
-#else
-#define FOURREAL_INDEPENDENT_ITERATIONS
 #endif
 
 namespace fourreal::cpu {

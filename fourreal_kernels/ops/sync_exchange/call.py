@@ -25,6 +25,18 @@ class ExchangeCall:
     device: torch.device
 
 
+@dataclass
+class ExchangeGradients:
+    """Gradients of one exchange; those of absent arguments are None."""
+
+    view: Tensor
+    time: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    input_scale: Tensor | None
+    gate: Tensor | None
+
+
 def is_per_channel(weight: Tensor, kind: str, channels: int) -> bool:
     """True for weights ``(2, C)`` (hard) or ``(2, 2, C)`` (soft), False for dense ``(C, 2C)`` or ``(2C, 2C)``.
 

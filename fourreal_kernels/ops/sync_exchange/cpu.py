@@ -6,8 +6,7 @@ from torch import Tensor
 
 from ... import native
 from . import cpu_channel, cpu_dense, cpu_dense_backward
-from .call import ExchangeCall, is_per_channel
-from .reference import ExchangeGradients
+from .call import ExchangeCall, ExchangeGradients, is_per_channel
 
 
 def unavailable() -> str | None:

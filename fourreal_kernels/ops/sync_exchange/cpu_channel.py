@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ... import native
+from .call import ExchangeGradients
 from .compiled import address, as_accumulated
 from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, tensor_argument, unit_stride
-from .reference import ExchangeGradients
 
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,

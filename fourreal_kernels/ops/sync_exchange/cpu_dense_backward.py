@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ... import native
 from ..checks import accumulation_dtype
-from . import reference
-from .cpu_rows import DTYPE_NAMES, FEWEST_ROWS, as_grids, chunks, row_count, tensor_argument, unit_stride
-from .reference import ExchangeGradients
+from .call import ExchangeGradients
+from .cpu_rows import DTYPE_NAMES, as_grids, chunks, row_count, tensor_argument, unit_stride
 
 
 def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
@@ -22,9 +21,6 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
     """Gradients of the streams in their dtype, of the parameters in the accumulation dtype."""
     batch = view.shape[0]
     per_sample = gate is not None or input_scale is not None
-    if per_sample and batch > 1 and row_count(view) < batch * FEWEST_ROWS:
-        # A product of the size of the weights for so few rows each would cost more than it saves.
-        return reference.backward(grad_view, grad_time, view, time, weight, bias, input_scale, gate, kind)
     outs = torch.empty_like(view), torch.empty_like(time)
     gradients = _ParameterGradients(weight, bias, input_scale, gate)
     tensors = (unit_stride(grad_view), unit_stride(grad_time), view, time, *outs)

@@ -5,13 +5,11 @@ Sums are accumulated in fp32 (fp64 for fp64 inputs). The dense products go throu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ..checks import accumulation_dtype
-from .call import ExchangeCall, is_per_channel
+from .call import ExchangeCall, ExchangeGradients, is_per_channel
 
 
 def unavailable() -> str | None:
@@ -36,18 +34,6 @@ def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, inp
         return
     for out, stream, delta in zip((out_view, out_time), streams, mixed.chunk(2, dim=-1), strict=True):
         out.copy_(stream.to(dtype) + delta)
-
-
-@dataclass
-class ExchangeGradients:
-    """Gradients of one exchange; those of absent arguments are None."""
-
-    view: Tensor
-    time: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    input_scale: Tensor | None
-    gate: Tensor | None
 
 
 def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,

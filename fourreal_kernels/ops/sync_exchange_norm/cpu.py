@@ -1,6 +1,6 @@
 """The fused exchange on CPUs: per channel in one pass over each row; dense around torch's GEMM, a chunk at a time.
 
-Its backward is the reference's.
+The backward is that of the formulas in PyTorch: it has no kernel yet.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from ... import native
 from ..sync_exchange import cpu_channel, cpu_dense
 from ..sync_exchange.call import ExchangeCall, is_per_channel
 from ..sync_exchange.cpu_rows import NormParameters
-from . import reference
 from .call import ExchangeNormTensors
+from .formulas import backward
+
+__all__ = ["backward", "forward", "refusal", "unavailable"]
 
 
 def unavailable() -> str | None:
@@ -35,5 +37,3 @@ def forward(tensors: ExchangeNormTensors, kind: str, eps: float, out_view: Tenso
     form = cpu_channel if is_per_channel(tensors.weight, kind, tensors.view.shape[-1]) else cpu_dense
     form.forward(tensors.view, tensors.time, *tensors.exchange_parameters(), kind, out_view, out_time, norm)
 
-
-backward = reference.backward
