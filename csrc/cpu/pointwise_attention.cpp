@@ -11,6 +11,7 @@
 
 #include "attention_paths.hpp"
 #include "kernels/pointwise_job.hpp"
+#include "kernels/pointwise_short.hpp"
 
 namespace fourreal::cpu {
 namespace {
@@ -157,6 +158,10 @@ bool pointwise_attention_forward(const AttentionForward& args, InstructionSet se
     if (scratch > kScratchFloats) {
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_long_forward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_long_scratch)(job.shape);
+    }
+    if (job.shape.rows == 1 && job.shape.entries <= kShortEntries) {
+        kernel = FOURREAL_KERNEL_FOR(set, pointwise_short_forward);
+        scratch = FOURREAL_KERNEL_FOR(set, pointwise_short_scratch)(job.shape);
     }
     return for_positions(job, kernel, scratch);
 }

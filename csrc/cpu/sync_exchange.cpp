@@ -7,7 +7,7 @@ namespace fourreal::cpu {
 namespace {
 
 // Packed rows are processed together up to this length, so that few channels do not mean short loops.
-constexpr std::int64_t kFusedElements = 1024;
+constexpr std::int64_t kFusedElements = 256;
 
 enum Tensor : int { kViewIn, kTimeIn, kViewOut, kTimeOut, kViewBranch, kTimeBranch, kViewNorm, kTimeNorm };
 

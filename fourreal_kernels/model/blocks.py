@@ -45,7 +45,7 @@ class GridBlock(nn.Module):
             angles: ``(cos, sin)`` for these axes.
         """
         shift, scale, gate, *mlp = self._modulation(modulation)
-        x = x + gate * self.attention(_modulate(x, shift, scale), axes=axes, angles=angles)
+        x = torch.addcmul(x, gate, self.attention(_modulate(x, shift, scale), axes=axes, angles=angles))
         return self._mlp(x, *mlp)
 
     def two_stream(
@@ -60,19 +60,19 @@ class GridBlock(nn.Module):
             view_kwargs["angles"],
             time_kwargs["angles"],
         )
-        view = self._mlp(view + view_gate * view_out, *view_mlp)
-        time = self._mlp(time + time_gate * time_out, *time_mlp)
+        view = self._mlp(torch.addcmul(view, view_gate, view_out), *view_mlp)
+        time = self._mlp(torch.addcmul(time, time_gate, time_out), *time_mlp)
         return view, time
 
     def _modulation(self, modulation: Tensor) -> list[Tensor]:
         return [m[:, None, None, None, :] for m in (modulation + self.table).unbind(1)]
 
     def _mlp(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        return x + gate * self.mlp(_modulate(x, shift, scale))
+        return torch.addcmul(x, gate, self.mlp(_modulate(x, shift, scale)))
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
 
 
 class SigmaEmbedding(nn.Module):

@@ -32,7 +32,7 @@ struct Panels {
         score_grads = scratch.take(shape.entries * sizes.lanes);
         lse = scratch.take(sizes.lanes);
         grad_lse = scratch.take(sizes.lanes);
-        dq = scratch.take(chunk_rows);
+        dq = query_lanes;  // which are done with once there are scores
         dk = scratch.take(all_rows);
         dv = scratch.take(all_rows);
         constexpr std::int64_t kTensors = 7;

@@ -83,8 +83,9 @@ struct Sequences {
     T* row(std::int64_t entry, int g) const { return base[g] + entries[entry]; }
 
     void add_to(Prefetcher& ahead, std::int64_t entry_count, int count) const {
-        for (std::int64_t e = 0; e < entry_count; ++e)
-            for (int g = 0; g < count; ++g) ahead.add(row(e, g));
+        const char** rows = ahead.extend(entry_count * count);
+        for (int g = 0; g < count; ++g)
+            for (std::int64_t e = 0; e < entry_count; ++e) *rows++ = reinterpret_cast<const char*>(row(e, g));
     }
 };
 
@@ -220,7 +221,7 @@ public:
     float* take(std::int64_t floats) {
         float* part = memory_ ? memory_ + used_ : nullptr;
         constexpr std::int64_t kFloatsPerLine = kCacheLine / static_cast<std::int64_t>(sizeof(float));
-        used_ += (floats + kFloatsPerLine - 1) / kFloatsPerLine * kFloatsPerLine;
+        used_ += ((floats + kFloatsPerLine - 1) / kFloatsPerLine + kGapLines) * kFloatsPerLine;
         return part;
     }
 
@@ -231,6 +232,9 @@ public:
     std::int64_t used() const { return used_; }
 
 private:
+    // Panels are often whole pages: without gaps, loads of one would wait for stores to another that they do not overlap.
+    static constexpr std::int64_t kGapLines = 5;
+
     float* memory_;
     std::int64_t used_ = 0;
 };

@@ -17,7 +17,7 @@ struct Panels {
         query_lanes = scratch.take(sizes.lane_panel());
         keys = scratch.take(sizes.key_panel());
         values = scratch.take(sizes.row_panel(shape.entries));
-        out = scratch.take(sizes.row_panel(sizes.chunk));
+        out = query_lanes;  // which are done with once there are scores: fewer panels stay in the first-level cache
         scores = scratch.take(shape.entries * sizes.lanes);
         lse = scratch.take(sizes.lanes);
         constexpr std::int64_t kTensors = 4;
@@ -33,7 +33,6 @@ public:
     void operator()(const Bundle& bundle, const Bundle* upcoming) const {
         const ChunkSizes& sizes = panels_.sizes;
         load_keys(bundle);
-        load_rows(Sequences<const T>(job_.v, bundle), sizes.group, 0, shape_.entries, shape_.channels, panels_.values);
         Prefetcher ahead = prefetcher(upcoming);
         for (std::int64_t first = 0; first < shape_.entries; first += sizes.chunk)
             attend(bundle, first, sizes.count_from(first, shape_.entries), ahead);
@@ -68,6 +67,8 @@ private:
                    panels_.query_lanes, nullptr, 0, 0);
         key_scores(scores(lanes, &ahead), sizes.group);
         softmax(panels_.scores, shape_.entries, lanes, shape_.scale, panels_.lse);
+        if (first == 0)
+            load_rows(Sequences<const T>(job_.v, bundle), sizes.group, 0, shape_.entries, shape_.channels, panels_.values);
         for (int g = 0; g < bundle.count; ++g) row_product(weighing(g, count, lanes, &ahead));
         store_rows(panels_.out, Sequences<T>(job_.out, bundle), bundle.count, first, count, shape_);
         store_lanes(panels_.lse, Sequences<float>(job_.lse, bundle), bundle, first, count);

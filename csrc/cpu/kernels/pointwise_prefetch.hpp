@@ -1,5 +1,5 @@
-// Fetches the entries of the next bundle while this one is computed, a few cache lines at a time: the misses that a core can
-// wait for at once are few, and a burst of more would stop it.
+// Fetches the entries of the next bundle while this one is computed, a few rows at a time: the misses that a core can wait
+// for at once are few, and a burst of more would stop it.
 #pragma once
 
 #include <cstdint>
@@ -9,29 +9,27 @@
 namespace fourreal::cpu::FOURREAL_SIMD {
 
 constexpr std::int64_t kCacheLine = 64;
-// Depth of a product between two steps.
-constexpr std::int64_t kPrefetchDepth = 4;
-
 class Prefetcher {
 public:
     // `rows` has room for the rows of the next bundle.
     Prefetcher(const char** rows, std::int64_t row_bytes) : rows_(rows), row_bytes_(row_bytes) {}
 
-    void add(const void* row) { rows_[count_++] = static_cast<const char*>(row); }
-
-    // All lines will be fetched within about `steps` steps.
-    void spread_over(std::int64_t steps) {
-        const std::int64_t lines = count_ * ((row_bytes_ + kCacheLine - 1) / kCacheLine);
-        lines_per_step_ = (lines + steps - 1) / steps;
+    // Where to write `added` more rows.
+    const char** extend(std::int64_t added) {
+        const char** const end = rows_ + count_;
+        count_ += added;
+        return end;
     }
 
+    // All rows will be fetched within about `steps` steps.
+    void spread_over(std::int64_t steps) { rows_per_step_ = (count_ + steps - 1) / steps; }
+
     FOURREAL_ALWAYS_INLINE void step() {
-        for (std::int64_t i = 0; i < lines_per_step_ && row_ < count_; ++i) {
-            __builtin_prefetch(rows_[row_] + byte_);
-            byte_ += kCacheLine;
-            if (byte_ < row_bytes_) continue;
-            byte_ = 0;
-            ++row_;
+        const std::int64_t left = count_ - row_;
+        const std::int64_t end = row_ + (left < rows_per_step_ ? left : rows_per_step_);
+        for (; row_ < end; ++row_) {
+            const char* line = rows_[row_];
+            for (const char* const last = line + row_bytes_; line < last; line += kCacheLine) __builtin_prefetch(line);
         }
     }
 
@@ -39,9 +37,8 @@ private:
     const char** rows_;
     std::int64_t row_bytes_;
     std::int64_t count_ = 0;
-    std::int64_t lines_per_step_ = 0;
+    std::int64_t rows_per_step_ = 0;
     std::int64_t row_ = 0;
-    std::int64_t byte_ = 0;
 };
 
 }  // namespace fourreal::cpu::FOURREAL_SIMD

@@ -46,6 +46,10 @@ void load_union_lanes(const Sequences<const T>& from, const UnionSizes& sizes, f
                    panels + r * sizes.lane_panel(), row_panel, r * sizes.columns, sizes.entries);
 }
 
+constexpr int kColumnQueries = kWidth == 16 ? 4 : 2;
+constexpr int kColumnKeys = 4;
+constexpr std::int64_t kColumnStep = 32;  // channels between two steps of prefetching
+
 // Products of queries and keys of the same lane: sums over c of queries[r][c][lane] * keys[k][c][lane].
 template <int kQueries, int kKeys>
 FOURREAL_ALWAYS_INLINE void column_tile(const UnionSizes& sizes, const float* queries, const float* keys, float* scores,
@@ -60,14 +64,11 @@ FOURREAL_ALWAYS_INLINE void column_tile(const UnionSizes& sizes, const float* qu
             const Vec query = load(queries + q * sizes.lane_panel() + c * sizes.lanes);
             for (int k = 0; k < kKeys; ++k) sums[q][k] = fmadd(query, key[k], sums[q][k]);
         }
-        if (c % kPrefetchDepth == 0) ahead.step();
+        if (c % kColumnStep == 0) ahead.step();
     }
     for (int q = 0; q < kQueries; ++q)
         for (int k = 0; k < kKeys; ++k) store(scores + (q * sizes.rows + k) * sizes.lanes, sums[q][k]);
 }
-
-constexpr int kColumnQueries = kWidth == 16 ? 4 : 2;
-constexpr int kColumnKeys = 4;
 
 template <int kQueries>
 void column_tiles(const UnionSizes& sizes, const float* queries, const float* keys, float* scores, Prefetcher& ahead) {
@@ -182,13 +183,13 @@ inline std::int64_t union_product_steps(const UnionSizes& sizes) {
     const std::int64_t vectors = sizes.lanes / kWidth;
     const std::int64_t row_tiles = (sizes.columns + kScoreKeys - 1) / kScoreKeys * ((vectors + 1) / kScoreVectors);
     const std::int64_t column_tiles = sizes.rows * sizes.rows / (kColumnQueries * kColumnKeys) * vectors;
-    return (sizes.rows * row_tiles + column_tiles) * (sizes.channels / kPrefetchDepth) + 1;
+    return sizes.rows * row_tiles * ((sizes.channels + kPartialSum - 1) / kPartialSum) +
+           column_tiles * (sizes.channels / kColumnStep) + 1;
 }
 
 inline std::int64_t union_gather_steps(const UnionSizes& sizes) {
-    const std::int64_t row_depth = sizes.columns / kPrefetchDepth + 1, column_depth = sizes.rows / kPrefetchDepth + 1;
     const std::int64_t vectors = (sizes.stride + kProductVectors * kWidth - 1) / (kProductVectors * kWidth);
-    return sizes.group * sizes.entries / kProductRows * (row_depth + column_depth) * vectors + 1;
+    return 2 * sizes.group * (sizes.entries / kProductRows) * vectors + 1;
 }
 
 }  // namespace fourreal::cpu::FOURREAL_SIMD

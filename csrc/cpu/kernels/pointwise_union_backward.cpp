@@ -14,7 +14,8 @@ struct Panels {
     Panels(const PointwiseShape& shape, Scratch& scratch) : sizes(shape) {
         for (float** lanes : {&query_lanes, &key_lanes, &value_lanes, &grad_lanes})
             *lanes = scratch.take(sizes.lane_panels());
-        for (float** rows : {&query_rows, &key_rows, &grad_rows, &result}) *rows = scratch.take(sizes.row_panel());
+        for (float** rows : {&query_rows, &key_rows, &grad_rows}) *rows = scratch.take(sizes.row_panel());
+        result = query_lanes;  // which are done with once there are scores
         for (float** lanes : {&lse, &grad_lse}) *lanes = scratch.take(sizes.rows * sizes.lanes);
         for (UnionScores* scores : {&probabilities, &score_grads}) {
             scores->of_rows = scratch.take(sizes.row_scores());

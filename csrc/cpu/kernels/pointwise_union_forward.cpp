@@ -14,7 +14,7 @@ struct Panels {
         query_lanes = scratch.take(sizes.lane_panels());
         key_lanes = scratch.take(sizes.lane_panels());
         values = scratch.take(sizes.row_panel());
-        out = scratch.take(sizes.row_panel());
+        out = query_lanes;  // which are done with once there are scores
         lse = scratch.take(sizes.rows * sizes.lanes);
         scores.of_rows = scratch.take(sizes.row_scores());
         scores.of_columns = scratch.take(sizes.column_scores());
@@ -32,10 +32,10 @@ public:
         const UnionSizes& sizes = panels_.sizes;
         load_union_lanes(Sequences<const T>(job_.q, bundle), sizes, panels_.query_lanes, nullptr);
         load_union_lanes(Sequences<const T>(job_.k, bundle), sizes, panels_.key_lanes, nullptr);
-        load_rows(Sequences<const T>(job_.v, bundle), sizes.group, 0, sizes.entries, sizes.channels, panels_.values);
         Prefetcher ahead = prefetcher(upcoming);
         union_products(sizes, panels_.query_lanes, panels_.key_lanes, panels_.scores, ahead);
         union_softmax(sizes, panels_.scores, shape_.scale, panels_.lse);
+        load_rows(Sequences<const T>(job_.v, bundle), sizes.group, 0, sizes.entries, sizes.channels, panels_.values);
         for (int g = 0; g < bundle.count; ++g)
             union_gather(sizes, g, panels_.scores, panels_.values, panels_.out, ahead);
         store_rows(panels_.out, Sequences<T>(job_.out, bundle), bundle.count, 0, sizes.entries, shape_);

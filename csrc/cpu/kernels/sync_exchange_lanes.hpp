@@ -52,7 +52,11 @@ struct Lanes<double> {
     using Scalar = double;
     using Wide = Doubles;
     static constexpr int kCount = kDoubles;
-    static FOURREAL_ALWAYS_INLINE Doubles all(double value) { return value - Doubles{}; }
+    static FOURREAL_ALWAYS_INLINE Doubles all(double value) {
+        Doubles x;
+        for (int lane = 0; lane < kDoubles; ++lane) x[lane] = value;
+        return x;
+    }
     static FOURREAL_ALWAYS_INLINE double root(double value) { return std::sqrt(value); }
 };
 
@@ -88,12 +92,15 @@ struct First {
     }
 };
 
-// step(access, channel) for every vector of a row, the last one perhaps partial.
+// step(access, channel) for every vector of a row, the last one perhaps partial. It runs on a copy of `given`, which no store
+// can alias: its members stay in registers.
 template <int kCount, typename Step>
-FOURREAL_ALWAYS_INLINE void for_each_vector(std::int64_t channels, Step& step) {
+FOURREAL_ALWAYS_INLINE void for_each_vector(std::int64_t channels, Step& given) {
+    Step step = given;
     std::int64_t c = 0;
     for (; c + kCount <= channels; c += kCount) step(Whole{}, c);
     if (c < channels) step(First{static_cast<int>(channels - c)}, c);
+    given = step;
 }
 
 template <typename T>

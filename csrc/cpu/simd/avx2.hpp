@@ -123,6 +123,25 @@ FOURREAL_ALWAYS_INLINE Vec interleave_high(Vec a, Vec b) {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
 }
 
+// Combines the lanes of each half by op, into all lanes of that half; combine_all does so over the vector.
+template <typename Op>
+FOURREAL_ALWAYS_INLINE Vec combine_halves(Vec x, Op op) {
+    x = op(x, _mm256_permute_ps(x, 0xb1));
+    return op(x, _mm256_permute_ps(x, 0x4e));
+}
+template <typename Op>
+FOURREAL_ALWAYS_INLINE Vec combine_all(Vec x, Op op) {
+    x = combine_halves(x, op);
+    return op(x, _mm256_permute2f128_ps(x, x, 0x01));
+}
+
+// Lane i is the sum of the lanes of x[i].
+FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
+    const Vec low = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
+    const Vec high = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
+    return _mm256_permute2f128_ps(low, high, 0x20) + _mm256_permute2f128_ps(low, high, 0x31);
+}
+
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     Vec t[kWidth];
     for (int i = 0; i < 8; i += 2) {

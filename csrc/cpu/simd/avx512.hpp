@@ -110,6 +110,31 @@ FOURREAL_ALWAYS_INLINE Vec high_pairs(Vec a, Vec b) {
     return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
 }
 
+// Combines the lanes of each half by op, into all lanes of that half; combine_all does so over the vector.
+template <typename Op>
+FOURREAL_ALWAYS_INLINE Vec combine_halves(Vec x, Op op) {
+    x = op(x, _mm512_permute_ps(x, 0xb1));
+    x = op(x, _mm512_permute_ps(x, 0x4e));
+    return op(x, _mm512_shuffle_f32x4(x, x, 0xb1));
+}
+template <typename Op>
+FOURREAL_ALWAYS_INLINE Vec combine_all(Vec x, Op op) {
+    x = combine_halves(x, op);
+    return op(x, _mm512_shuffle_f32x4(x, x, 0x4e));
+}
+
+// Lane i is the sum of the lanes of x[i].
+FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
+    Vec pairs[8], quads[4];
+    for (int i = 0; i < 8; ++i)
+        pairs[i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]) + _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    for (int i = 0; i < 4; ++i)
+        quads[i] = low_pairs(pairs[2 * i], pairs[2 * i + 1]) + high_pairs(pairs[2 * i], pairs[2 * i + 1]);
+    const Vec low = _mm512_shuffle_f32x4(quads[0], quads[1], 0x88) + _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd);
+    const Vec high = _mm512_shuffle_f32x4(quads[2], quads[3], 0x88) + _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd);
+    return _mm512_shuffle_f32x4(low, high, 0x88) + _mm512_shuffle_f32x4(low, high, 0xdd);
+}
+
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     Vec t[kWidth];
     for (int i = 0; i < 16; i += 2) {

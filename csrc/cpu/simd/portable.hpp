@@ -99,6 +99,22 @@ FOURREAL_ALWAYS_INLINE Vec swap_pairs(Vec x) { return Vec{x[1], x[0], x[3], x[2]
 FOURREAL_ALWAYS_INLINE Vec interleave_low(Vec a, Vec b) { return Vec{a[0], b[0], a[1], b[1]}; }
 FOURREAL_ALWAYS_INLINE Vec interleave_high(Vec a, Vec b) { return Vec{a[2], b[2], a[3], b[3]}; }
 
+// Combines the lanes of each half by op, into all lanes of that half; combine_all does so over the vector.
+template <typename Op>
+FOURREAL_ALWAYS_INLINE Vec combine_halves(Vec x, Op op) {
+    return op(x, swap_pairs(x));
+}
+template <typename Op>
+FOURREAL_ALWAYS_INLINE Vec combine_all(Vec x, Op op) {
+    x = combine_halves(x, op);
+    return op(x, Vec{x[2], x[3], x[0], x[1]});
+}
+
+// Lane i is the sum of the lanes of x[i].
+FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
+    return Vec{reduce_add(x[0]), reduce_add(x[1]), reduce_add(x[2]), reduce_add(x[3])};
+}
+
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     const Vec a = rows[0], b = rows[1], c = rows[2], d = rows[3];
     for (int lane = 0; lane < kWidth; ++lane) rows[lane] = Vec{a[lane], b[lane], c[lane], d[lane]};

@@ -14,7 +14,7 @@ DTYPE_NAMES = {
     torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"
 }
 
-SCRATCH_BYTES = 4 << 20
+SCRATCH_BYTES = 8 << 20
 FEWEST_ROWS = 64
 """A matrix product of fewer rows is far below the speed of longer ones."""
 
