@@ -24,7 +24,8 @@ std::vector<InstructionSet> usable_instruction_sets() {
     std::vector<InstructionSet> sets;
 #if FOURREAL_X86_TARGETS
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("f16c");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     if (avx2 && avx512) sets.push_back(InstructionSet::kAvx512);
