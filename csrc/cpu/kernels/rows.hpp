@@ -53,6 +53,19 @@ void pack_row(const T* row, std::int64_t channels, std::int64_t padded, float* p
     for (std::int64_t d = (channels + kWidth - 1) / kWidth * kWidth; d < padded; ++d) packed[d] = 0;
 }
 
+// Rows i .. i + kWidth - 1, channels d .. d + kWidth - 1, of which those past `count` and `channels` are zero.
+template <bool kWhole, typename T>
+FOURREAL_ALWAYS_INLINE void load_square(const T* first, const std::int64_t* offsets, std::int64_t count, std::int64_t d,
+                                        std::int64_t channels, Vec (&square)[kWidth]) {
+#pragma GCC unroll 16  // the square lives in registers
+    for (int r = 0; r < kWidth; ++r) {
+        if constexpr (kWhole)
+            square[r] = load(first + offsets[r] + d);
+        else
+            square[r] = r < count && d < channels ? load_channels(first + offsets[r], d, channels) : zero();
+    }
+}
+
 // panel[d * lanes + i] = row_i[d] for the first `count` of `lanes` rows, zero for the others; `lanes` is a multiple of
 // kWidth, and channels up to `padded` are zero.
 template <typename T>
@@ -61,11 +74,16 @@ void transpose_rows_in(const T* first, const std::int64_t* offsets, std::int64_t
     for (std::int64_t i = 0; i < lanes; i += kWidth) {
         for (std::int64_t r = i + kWidth; r < i + 2 * kWidth && r < count; ++r) prefetch_row(first + offsets[r], channels);
         for (std::int64_t d = 0; d < padded; d += kWidth) {
-            Vec block[kWidth];
-            for (int r = 0; r < kWidth; ++r)
-                block[r] = i + r < count && d < channels ? load_channels(first + offsets[i + r], d, channels) : zero();
-            transpose(block);
-            for (int c = 0; c < kWidth && d + c < padded; ++c) store(panel + (d + c) * lanes + i, block[c]);
+            Vec square[kWidth];
+            if (i + kWidth <= count && d + kWidth <= channels)
+                load_square<true>(first, offsets + i, count - i, d, channels, square);
+            else
+                load_square<false>(first, offsets + i, count - i, d, channels, square);
+            transpose(square);
+            const std::int64_t left = padded - d;
+#pragma GCC unroll 16
+            for (int c = 0; c < kWidth; ++c)
+                if (c < left) store(panel + (d + c) * lanes + i, square[c]);
         }
     }
 }
@@ -79,11 +97,15 @@ void transpose_rows_out(const float* panel, const float* factors, std::int64_t l
             prefetch_row_to_write(first + offsets[r], channels);
         const Vec scale = load(factors + i);
         for (std::int64_t d = 0; d < channels; d += kWidth) {
-            Vec block[kWidth];
-            for (int c = 0; c < kWidth; ++c)
-                block[c] = d + c < padded ? scale * load(panel + (d + c) * lanes + i) : zero();
-            transpose(block);
-            for (int r = 0; r < kWidth && i + r < count; ++r) store_channels(first + offsets[i + r], d, channels, block[r]);
+            const std::int64_t left = padded - d;
+            Vec square[kWidth];
+#pragma GCC unroll 16  // the square lives in registers
+            for (int c = 0; c < kWidth; ++c) square[c] = c < left ? scale * load(panel + (d + c) * lanes + i) : zero();
+            transpose(square);
+            const std::int64_t rows = count - i;
+#pragma GCC unroll 16
+            for (int r = 0; r < kWidth; ++r)
+                if (r < rows) store_channels(first + offsets[i + r], d, channels, square[r]);
         }
     }
 }

@@ -142,22 +142,27 @@ FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
     return _mm256_permute2f128_ps(low, high, 0x20) + _mm256_permute2f128_ps(low, high, 0x31);
 }
 
+// Unrolled, so that the rows stay in registers.
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     Vec t[kWidth];
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
         t[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 4) {
         rows[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
         rows[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
         rows[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
         rows[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
         t[i] = _mm256_permute2f128_ps(rows[i], rows[i + 4], 0x20);
         t[i + 4] = _mm256_permute2f128_ps(rows[i], rows[i + 4], 0x31);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 8; ++i) rows[i] = t[i];
 }
 

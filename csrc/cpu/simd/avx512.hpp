@@ -126,8 +126,10 @@ FOURREAL_ALWAYS_INLINE Vec combine_all(Vec x, Op op) {
 // Lane i is the sum of the lanes of x[i].
 FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
     Vec pairs[8], quads[4];
+#pragma GCC unroll 16
     for (int i = 0; i < 8; ++i)
         pairs[i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]) + _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i)
         quads[i] = low_pairs(pairs[2 * i], pairs[2 * i + 1]) + high_pairs(pairs[2 * i], pairs[2 * i + 1]);
     const Vec low = _mm512_shuffle_f32x4(quads[0], quads[1], 0x88) + _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd);
@@ -135,24 +137,29 @@ FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
     return _mm512_shuffle_f32x4(low, high, 0x88) + _mm512_shuffle_f32x4(low, high, 0xdd);
 }
 
+// Unrolled, so that the rows stay in registers.
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     Vec t[kWidth];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
         t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 4) {
         rows[i] = low_pairs(t[i], t[i + 2]);
         rows[i + 1] = high_pairs(t[i], t[i + 2]);
         rows[i + 2] = low_pairs(t[i + 1], t[i + 3]);
         rows[i + 3] = high_pairs(t[i + 1], t[i + 3]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
         t[i] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x88);
         t[i + 4] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xdd);
         t[i + 8] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0x88);
         t[i + 12] = _mm512_shuffle_f32x4(rows[i + 8], rows[i + 12], 0xdd);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; ++i) {
         rows[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
         rows[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
