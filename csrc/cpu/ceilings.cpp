@@ -2,29 +2,17 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <memory>
 
 #include "kernels/ceilings.hpp"
+#include "scratch.hpp"
 
 namespace fourreal::cpu {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::int64_t kIterations = 20000;
-constexpr std::size_t kAlignment = 64;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-struct Free {
-    void operator()(float* memory) const { std::free(memory); }
-};
-using Buffer = std::unique_ptr<float, Free>;
-
-Buffer make_buffer(std::int64_t floats) {
-    const std::size_t bytes = (static_cast<std::size_t>(floats) * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
-    return Buffer(static_cast<float*>(std::aligned_alloc(kAlignment, bytes)));
-}
 
 }  // namespace
 
@@ -40,7 +28,7 @@ double measure_fma_gflops(int milliseconds) {
 double measure_copy_gbs(int megabytes, int repeats) {
     constexpr std::int64_t kChunk = 65536;
     const std::int64_t chunks = std::max<std::int64_t>(1, static_cast<std::int64_t>(megabytes) * 1000000 / 4 / kChunk);
-    const Buffer from = make_buffer(chunks * kChunk), to = make_buffer(chunks * kChunk);
+    const Scratch<float> from = make_scratch<float>(chunks * kChunk), to = make_scratch<float>(chunks * kChunk);
     if (!from || !to) return 0;
     std::fill_n(from.get(), chunks * kChunk, 1.0f);
     std::fill_n(to.get(), chunks * kChunk, 0.0f);

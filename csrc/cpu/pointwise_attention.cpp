@@ -1,17 +1,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <vector>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 #include "attention_paths.hpp"
 #include "kernels/pointwise_job.hpp"
 #include "kernels/pointwise_short.hpp"
+#include "scratch.hpp"
 
 namespace fourreal::cpu {
 namespace {
@@ -99,42 +94,20 @@ bool streams(const AttentionOutput& out, const AttentionShape& shape) {
     return aligned && total >= kStreamBytes;
 }
 
-struct Free {
-    void operator()(float* memory) const { std::free(memory); }
-};
-
-int thread_count() {
-#if defined(_OPENMP)
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
-int thread_index() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
 // Calls kernel(job, first, last, scratch) until all positions are done. False if there is no memory.
 template <typename Job, typename Kernel>
 bool for_positions(const Job& job, Kernel kernel, std::int64_t scratch_floats) {
-    constexpr std::int64_t kFloatsPerLine = kStreamAlignment / static_cast<std::int64_t>(sizeof(float));
     const std::int64_t positions = job.shape.position_count();
     const std::int64_t elements = positions * job.shape.entries * job.shape.channels;
     const std::int64_t useful = std::max<std::int64_t>(1, elements / kElementsPerTask);
-    const int threads = static_cast<int>(std::min<std::int64_t>(thread_count(), useful));
+    const int threads = static_cast<int>(std::min<std::int64_t>(thread_limit(), useful));
     const std::int64_t wanted = std::min<std::int64_t>(useful, threads * kTasksPerThread);
     const std::int64_t groups = (positions + kMaxGroup - 1) / kMaxGroup;
     const std::int64_t step = (groups + wanted - 1) / wanted * kMaxGroup;
     const std::int64_t tasks = (positions + step - 1) / step;
 
-    const std::int64_t stride = (scratch_floats + kFloatsPerLine - 1) / kFloatsPerLine * kFloatsPerLine;
-    const std::size_t bytes = static_cast<std::size_t>(stride * threads) * sizeof(float);
-    const std::unique_ptr<float, Free> scratch(static_cast<float*>(std::aligned_alloc(kStreamAlignment, bytes)));
+    const std::int64_t stride = aligned_count<float>(scratch_floats);
+    const Scratch<float> scratch = make_scratch<float>(stride * threads);
     if (!scratch) return false;
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
     for (std::int64_t task = 0; task < tasks; ++task)

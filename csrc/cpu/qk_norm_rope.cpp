@@ -3,12 +3,9 @@
 #include <algorithm>
 #include <vector>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "fourreal/grid.hpp"
 #include "kernels/qk_norm_rope.hpp"
+#include "scratch.hpp"
 
 namespace fourreal::cpu {
 namespace {
@@ -18,28 +15,12 @@ constexpr std::int64_t kTokensPerSum = 64;        // added in float; sums of the
 constexpr std::int64_t kMaxBlocks = 512;
 constexpr std::size_t kCacheLine = 64;
 
-int max_threads() {
-#if defined(_OPENMP)
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
-int thread_index() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
 // Tables of the kernel for every thread, each on cache lines of its own.
 class ThreadTables {
 public:
     explicit ThreadTables(std::int64_t channels)
         : stride_((channels + kTableRounding - 1) / kTableRounding * kTableRounding),
-          memory_(static_cast<std::size_t>(max_threads() * kTables * stride_) + kCacheLine / sizeof(float)) {
+          memory_(static_cast<std::size_t>(thread_limit() * kTables * stride_) + kCacheLine / sizeof(float)) {
         const std::size_t past = reinterpret_cast<std::uintptr_t>(memory_.data()) % kCacheLine;
         first_ = memory_.data() + (kCacheLine - past) % kCacheLine / sizeof(float);
     }

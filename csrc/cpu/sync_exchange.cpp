@@ -59,7 +59,7 @@ ExchangeRun make_run(const Exchange& exchange, const RowPointer* pointers, std::
 }
 
 void advance(ExchangeRun* run, std::int64_t rows) {
-    const std::int64_t bytes = bytes_of(run->dtype);
+    const std::int64_t bytes = element_size(run->dtype);
     for (RowPointer* pair : {run->streams, run->outs})
         for (int s = 0; s < kStreams; ++s) pair[s].data = advanced(pair[s].data, rows * pair[s].stride, bytes);
 }
@@ -86,12 +86,12 @@ void run_exchange(const Exchange& exchange, InstructionSet set) {
     const std::int64_t channels = exchange.sizes[kChannel], fused = count_fused_rows(exchange);
     const FactorTable<S> table({exchange.mix, exchange.sizes[kBatch], channels, fused}, exchange.parameters, exchange.norm);
     const std::int64_t kept = exchange.norm ? kStreams * padded_channels(channels) : 0;
-    std::vector<S> scratch(static_cast<std::size_t>(kept * max_threads()));
+    std::vector<S> scratch(static_cast<std::size_t>(kept * thread_limit()));
     for_each_stretch(exchange.rows, channels, [&](std::int64_t begin, std::int64_t end) {
         exchange.walk.for_each_run(begin, end, [&](std::int64_t b, const RowPointer* pointers, std::int64_t row, std::int64_t count) {
             ExchangeRun run = make_run(exchange, pointers, row);
             run.factors = table.of_batch(b);
-            run.scratch = scratch.data() + kept * this_thread();
+            run.scratch = scratch.data() + kept * thread_index();
             run.rows = count;
             if (fused > 1)
                 run_fused(run, count, fused, kernel);

@@ -36,13 +36,13 @@ public:
           blocks_(cut(args.sizes[kBatch], rows_)),
           table_({soft_ ? Mix::kChannelSoft : Mix::kChannelHard, args.sizes[kBatch], channels_, 1}, args.parameters, nullptr),
           partial_(static_cast<std::size_t>(count() * lists_ * channels_)),
-          scratch_(static_cast<std::size_t>(max_threads() * lists_ * padded_channels(channels_))),
+          scratch_(static_cast<std::size_t>(thread_limit() * lists_ * padded_channels(channels_))),
           kernel_(FOURREAL_KERNEL_FOR(set, exchange_rows_backward)) {}
 
     void operator()() {
 #pragma omp parallel for schedule(static) if (count() > 1)
         for (std::int64_t block = 0; block < count(); ++block)
-            run_block(block, scratch_.data() + this_thread() * lists_ * padded_channels(channels_));
+            run_block(block, scratch_.data() + thread_index() * lists_ * padded_channels(channels_));
         add_blocks();
     }
 

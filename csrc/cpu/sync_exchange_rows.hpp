@@ -7,41 +7,19 @@
 #include <utility>
 #include <vector>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "fourreal/sync_exchange.hpp"
 #include "kernels/sync_exchange.hpp"
+#include "scratch.hpp"
 
 namespace fourreal::cpu {
 
 // Less than this is not worth waking another thread for.
 constexpr std::int64_t kElementsPerTask = 32768;
 
-inline std::int64_t bytes_of(DType dtype) {
-    return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
 inline std::int64_t bytes_of_accumulation(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
 
 inline void* advanced(void* data, std::int64_t elements, std::int64_t bytes) {
     return data == nullptr ? nullptr : static_cast<char*>(data) + elements * bytes;
-}
-
-inline int max_threads() {
-#if defined(_OPENMP)
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
-inline int this_thread() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
 }
 
 class RowWalk {
@@ -49,7 +27,7 @@ public:
     static constexpr int kMaxTensors = 8;
 
     RowWalk(DType dtype, const GridSizes& sizes, std::vector<StreamTensor> tensors)
-        : tensors_(std::move(tensors)), bytes_(bytes_of(dtype)), channels_(sizes[kChannel]) {
+        : tensors_(std::move(tensors)), bytes_(element_size(dtype)), channels_(sizes[kChannel]) {
         GridStrides strides[kMaxTensors];
         // Places that are not used must not keep axes from merging.
         for (int k = 0; k < kMaxTensors; ++k) strides[k] = at(k).strides;
@@ -109,7 +87,7 @@ template <typename Body>
 void for_each_stretch(RowRange rows, std::int64_t elements_per_row, const Body& body) {
     const std::int64_t total = rows.end - rows.begin;
     const std::int64_t tasks = total * elements_per_row / kElementsPerTask;
-    const std::int64_t stretches = std::max<std::int64_t>(1, std::min<std::int64_t>({tasks, total, max_threads()}));
+    const std::int64_t stretches = std::max<std::int64_t>(1, std::min<std::int64_t>({tasks, total, thread_limit()}));
 #pragma omp parallel for schedule(static) if (stretches > 1)
     for (std::int64_t i = 0; i < stretches; ++i)
         body(rows.begin + total * i / stretches, rows.begin + total * (i + 1) / stretches);

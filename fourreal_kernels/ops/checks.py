@@ -25,11 +25,20 @@ def require_floating(name: str, x: Tensor) -> None:
 
 def require_unit_stride(name: str, x: Tensor) -> None:
     """Every stride is free but that of the last dim."""
-    if x.shape[-1] > 1 and x.stride(-1) != 1:
+    if not has_unit_stride(x):
         raise ValueError(
             f"{name}: the last dim must be contiguous, got strides {tuple(x.stride())} for shape {tuple(x.shape)}; "
             f"store {name} with its last dim innermost (or pass {name}.contiguous(), which copies)"
         )
+
+
+def has_unit_stride(x: Tensor) -> bool:
+    return x.stride(-1) == 1 or x.shape[-1] == 1
+
+
+def unit_stride_gradient(grad: Tensor) -> Tensor:
+    """A gradient may arrive expanded along its last dim (that of a sum), which kernels do not read: then a copy."""
+    return grad if has_unit_stride(grad) else grad.contiguous()
 
 
 def require_like(name: str, x: Tensor, like_name: str, like: Tensor, *, shape: bool = True) -> None:

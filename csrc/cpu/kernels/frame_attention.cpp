@@ -9,7 +9,6 @@
 namespace fourreal::cpu::FOURREAL_SIMD {
 namespace {
 
-constexpr float kLog2E = 1.44269504088896341f;
 // The running maximum is raised only when the probabilities of a block, taken with the maximum so far, sum up to more than
 // this: until then there is nothing to rescale and no maximum to find.
 constexpr float kLargestSum = 65536.0f;

@@ -7,8 +7,6 @@
 namespace fourreal::cpu::FOURREAL_SIMD {
 namespace {
 
-constexpr float kLog2E = 1.44269504088896341f;
-
 // What a panel needs of its queries, and its part of dq.
 struct PanelInputs {
     const float* queries;        // [channels][lanes]

@@ -89,12 +89,6 @@ struct Sequences {
     }
 };
 
-template <typename T>
-FOURREAL_ALWAYS_INLINE Vec load_channels(const T* row, std::int64_t channel, std::int64_t channels) {
-    const std::int64_t left = channels - channel;
-    return left >= kWidth ? load(row + channel) : load_first(row + channel, static_cast<int>(left));
-}
-
 // Entries first <= e < first + count of every position as a row panel.
 template <typename T>
 void load_rows(const Sequences<const T>& from, int group, std::int64_t first, std::int64_t count,

@@ -8,7 +8,6 @@
 
 namespace fourreal::cpu::FOURREAL_SIMD {
 
-constexpr std::int64_t kCacheLine = 64;
 class Prefetcher {
 public:
     // `rows` has room for the rows of the next bundle.

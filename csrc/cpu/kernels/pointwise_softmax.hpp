@@ -7,7 +7,6 @@
 
 namespace fourreal::cpu::FOURREAL_SIMD {
 
-constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLn2 = 0.693147180559945309f;
 
 // 2^(score * factor - largest), 0 far below: -infinity gives 0 and NaN stays NaN.

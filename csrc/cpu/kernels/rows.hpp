@@ -8,12 +8,6 @@
 namespace fourreal::cpu::FOURREAL_SIMD {
 
 template <typename T>
-FOURREAL_ALWAYS_INLINE Vec load_channels(const T* row, std::int64_t channel, std::int64_t channels) {
-    const std::int64_t left = channels - channel;
-    return left >= kWidth ? load(row + channel) : load_first(row + channel, static_cast<int>(left));
-}
-
-template <typename T>
 FOURREAL_ALWAYS_INLINE void store_channels(T* row, std::int64_t channel, std::int64_t channels, Vec x) {
     const std::int64_t left = channels - channel;
     if (left >= kWidth)
@@ -22,7 +16,6 @@ FOURREAL_ALWAYS_INLINE void store_channels(T* row, std::int64_t channel, std::in
         store_first(row + channel, x, static_cast<int>(left));
 }
 
-constexpr std::int64_t kCacheLine = 64;
 // Rows lie far apart, where the processor does not foresee them: they are asked for this many rows ahead.
 constexpr std::int64_t kRowsAhead = 16;
 

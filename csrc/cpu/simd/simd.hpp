@@ -24,6 +24,16 @@
 
 namespace fourreal::cpu::FOURREAL_SIMD {
 
+constexpr std::int64_t kCacheLine = 64;
+constexpr float kLog2E = 1.44269504088896341f;
+
+// A vector of a row of `channels` numbers from `channel` on, zero past its end.
+template <typename T>
+FOURREAL_ALWAYS_INLINE Vec load_channels(const T* row, std::int64_t channel, std::int64_t channels) {
+    const std::int64_t left = channels - channel;
+    return left >= kWidth ? load(row + channel) : load_first(row + channel, static_cast<int>(left));
+}
+
 // 2^x, relative error below 2e-7 for |x| < 126; 0 for x below -126, and NaN stays NaN.
 FOURREAL_ALWAYS_INLINE Vec exp2(Vec x) {
     // The polynomial 1 + c1 f + ... + c5 f^5 with the least relative error, 9.2e-8, to 2^f on [-0.5, 0.5].

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ... import native
 from ...grid import Axes
+from ..checks import unit_stride_gradient
 from .call import AttentionCall
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -53,8 +54,7 @@ def backward(
     axes: Axes, scale: float, grads: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     """Write dq, dk, dv into ``grads``."""
-    if grad_out.shape[-1] > 1 and grad_out.stride(-1) != 1:
-        grad_out = grad_out.contiguous()  # autograd expands the gradient of a sum
+    grad_out = unit_stride_gradient(grad_out)
     grad_lse = _ABSENT if grad_lse is None else _address(grad_lse)
     tensors = [_address(grad_out), grad_lse, *(_address(x) for x in (q, k, v, out, lse, *grads))]
     native.cpu_library().axis_attention_backward(_DTYPES[q.dtype], q.shape, str(axes), scale, tensors)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import native
+from ..checks import has_unit_stride, unit_stride_gradient
 from .call import NormRopeCall
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -49,7 +50,7 @@ def backward(
     """Write the gradients of ``q`` and ``k`` into ``dq`` and ``dk``; return those of the weights in fp32."""
     q_weight, k_weight = _parameter(q_weight), _parameter(k_weight)
     cos, sin = _angles(cos), _angles(sin)
-    grad_q, grad_k = _unit_stride(grad_q), _unit_stride(grad_k)
+    grad_q, grad_k = unit_stride_gradient(grad_q), unit_stride_gradient(grad_k)
     dense_q, dense_k = _unit_stride_like(dq), _unit_stride_like(dk)
     dq_weight, dk_weight = (None if weight is None else torch.empty_like(weight) for weight in (q_weight, k_weight))
     native.cpu_library().qk_norm_rope_backward(
@@ -91,18 +92,9 @@ def _broadcastable(x: Tensor | None) -> tuple[int, tuple[int, ...], tuple[int, .
     return _NO_ANGLES if x is None else (x.data_ptr(), x.shape, x.stride())
 
 
-def _has_unit_stride(x: Tensor) -> bool:
-    return x.stride(-1) == 1 or x.shape[-1] == 1
-
-
-def _unit_stride(grad: Tensor) -> Tensor:
-    """As it is, unless its channels are strided or expanded (the gradient of a sum)."""
-    return grad if _has_unit_stride(grad) else grad.contiguous()
-
-
 def _unit_stride_like(out: Tensor) -> Tensor:
     """Where the kernel writes: ``out``, unless its channels are strided, as those of a result like sliding windows."""
-    return out if _has_unit_stride(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
+    return out if has_unit_stride(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
 
 
 def _copy_back(written: Tensor, out: Tensor) -> None:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ... import native
+from ..checks import unit_stride_gradient
 from .call import ExchangeGradients
 from .compiled import address, as_accumulated
-from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, tensor_argument, unit_stride
+from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, tensor_argument
 
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
@@ -25,7 +26,7 @@ def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, inp
 def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
              input_scale: Tensor | None, gate: Tensor | None, kind: str) -> ExchangeGradients:
     """Gradients of the streams in their dtype, of the parameters in float64 from sums over rows in float64."""
-    tensors = (unit_stride(grad_view), unit_stride(grad_time), view, time)
+    tensors = (unit_stride_gradient(grad_view), unit_stride_gradient(grad_time), view, time)
     outs = torch.empty_like(view), torch.empty_like(time)
     parameters = [as_accumulated(x) for x in (weight, input_scale, gate)]
     outputs = 1 if kind == "hard" else 2

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ..checks import accumulation_dtype
+from ..checks import accumulation_dtype, unit_stride_gradient
 from .call import ExchangeGradients
-from .cpu_rows import DTYPE_NAMES, as_grids, chunks, row_count, tensor_argument, unit_stride
+from .cpu_rows import DTYPE_NAMES, as_grids, chunks, row_count, tensor_argument
 
 
 def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
@@ -23,7 +23,7 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
     per_sample = gate is not None or input_scale is not None
     outs = torch.empty_like(view), torch.empty_like(time)
     gradients = _ParameterGradients(weight, bias, input_scale, gate)
-    tensors = (unit_stride(grad_view), unit_stride(grad_time), view, time, *outs)
+    tensors = (unit_stride_gradient(grad_view), unit_stride_gradient(grad_time), view, time, *outs)
     for grids in as_grids(tensors):
         rows = row_count(grids[0])
         entries = batch if per_sample else 1

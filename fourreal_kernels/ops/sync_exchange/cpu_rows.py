@@ -60,11 +60,6 @@ def chunks(span: tuple[int, int], columns: int, dtype: torch.dtype) -> list[tupl
     return [(begin, min(last, begin + length)) for begin in range(first, last, length)]
 
 
-def unit_stride(x: Tensor) -> Tensor:
-    """A gradient may arrive expanded along its channels, which the kernels do not read: then a copy."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
 @dataclass
 class NormParameters:
     """What the fused form adds to an exchange, parameters in the accumulation dtype."""
