@@ -23,32 +23,28 @@ constexpr std::int64_t kScratchFloats = (3 << 19) / static_cast<std::int64_t>(si
 // The axes of the sequences, and the rest.
 struct Split {
     bool in_sequence[kAttentionAxes - 1] = {};
-    bool swapped = false;  // a union whose rows are times and whose columns are views
 
     explicit Split(const AttentionShape& shape) {
         for (int i = 0; i < shape.axes.count; ++i) {
             in_sequence[kAttView] |= shape.axes.groups[i].view;
             in_sequence[kAttTime] |= shape.axes.groups[i].time;
         }
-        // Columns lie in vectors: the longer axis wastes fewer lanes.
-        swapped = is_union(shape) && shape.sizes[kAttView] > shape.sizes[kAttTime];
     }
 
     static bool is_union(const AttentionShape& shape) { return shape.axes.count == 2; }
 };
 
-// Offsets of the entries of a tensor, views outermost unless swapped.
+// Offsets of the entries of a tensor, views outermost.
 template <typename Pointer>
 std::vector<std::int64_t> entry_offsets(const AttentionTensor<Pointer>& tensor, const AttentionShape& shape,
                                         const Split& split) {
-    const int outer = split.swapped ? kAttTime : kAttView, inner = split.swapped ? kAttView : kAttTime;
-    const std::int64_t outer_size = split.in_sequence[outer] ? shape.sizes[outer] : 1;
-    const std::int64_t inner_size = split.in_sequence[inner] ? shape.sizes[inner] : 1;
+    const std::int64_t views = split.in_sequence[kAttView] ? shape.sizes[kAttView] : 1;
+    const std::int64_t times = split.in_sequence[kAttTime] ? shape.sizes[kAttTime] : 1;
     std::vector<std::int64_t> offsets;
-    offsets.reserve(static_cast<std::size_t>(outer_size * inner_size));
-    for (std::int64_t i = 0; i < outer_size; ++i)
-        for (std::int64_t j = 0; j < inner_size; ++j)
-            offsets.push_back(i * tensor.strides[outer] + j * tensor.strides[inner]);
+    offsets.reserve(static_cast<std::size_t>(views * times));
+    for (std::int64_t v = 0; v < views; ++v)
+        for (std::int64_t t = 0; t < times; ++t)
+            offsets.push_back(v * tensor.strides[kAttView] + t * tensor.strides[kAttTime]);
     return offsets;
 }
 
@@ -60,7 +56,7 @@ PointwiseShape pointwise_shape(const AttentionShape& shape, const Split& split) 
         result.positions[axis] = in_sequence ? 1 : shape.sizes[axis];
         if (in_sequence) result.entries *= shape.sizes[axis];
     }
-    result.rows = !Split::is_union(shape) ? 1 : shape.sizes[split.swapped ? kAttTime : kAttView];
+    result.rows = !Split::is_union(shape) ? 1 : shape.sizes[kAttView];
     // A union with one row or one column is that group alone.
     if (result.rows == result.entries) result.rows = 1;
     result.channels = shape.sizes[kAttChannel];
@@ -102,8 +98,8 @@ bool for_positions(const Job& job, Kernel kernel, std::int64_t scratch_floats) {
     const std::int64_t useful = std::max<std::int64_t>(1, elements / kElementsPerTask);
     const int threads = static_cast<int>(std::min<std::int64_t>(thread_limit(), useful));
     const std::int64_t wanted = std::min<std::int64_t>(useful, threads * kTasksPerThread);
-    const std::int64_t groups = (positions + kMaxGroup - 1) / kMaxGroup;
-    const std::int64_t step = (groups + wanted - 1) / wanted * kMaxGroup;
+    const std::int64_t bundles = (positions + kMaxBundle - 1) / kMaxBundle;
+    const std::int64_t step = (bundles + wanted - 1) / wanted * kMaxBundle;
     const std::int64_t tasks = (positions + step - 1) / step;
 
     const std::int64_t stride = aligned_count<float>(scratch_floats);
@@ -124,15 +120,13 @@ bool pointwise_attention_forward(const AttentionForward& args, InstructionSet se
     PointwiseForward job{pointwise_shape(args.shape, split), q.tensor, k.tensor, v.tensor, out.tensor, lse.tensor};
     job.shape.stream = streams(args.out, args.shape);
 
-    auto kernel = job.shape.rows > 1 ? FOURREAL_KERNEL_FOR(set, pointwise_union_forward)
-                                     : FOURREAL_KERNEL_FOR(set, pointwise_forward);
-    std::int64_t scratch = job.shape.rows > 1 ? FOURREAL_KERNEL_FOR(set, pointwise_union_forward_scratch)(job.shape)
-                                              : FOURREAL_KERNEL_FOR(set, pointwise_forward_scratch)(job.shape);
+    auto kernel = FOURREAL_KERNEL_FOR(set, pointwise_forward);
+    std::int64_t scratch = FOURREAL_KERNEL_FOR(set, pointwise_forward_scratch)(job.shape);
     if (scratch > kScratchFloats) {
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_long_forward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_long_scratch)(job.shape);
     }
-    if (job.shape.rows == 1 && job.shape.entries <= kShortEntries) {
+    if (job.shape.rows == 1 && job.shape.entries <= FOURREAL_KERNEL_FOR(set, pointwise_short_entries)()) {
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_short_forward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_short_scratch)(job.shape);
     }
@@ -149,10 +143,8 @@ bool pointwise_attention_backward(const AttentionBackward& args, InstructionSet 
                           v.tensor, out.tensor, lse.tensor, dq.tensor, dk.tensor, dv.tensor};
     job.shape.stream = streams(args.dq, args.shape) && streams(args.dk, args.shape) && streams(args.dv, args.shape);
 
-    auto kernel = job.shape.rows > 1 ? FOURREAL_KERNEL_FOR(set, pointwise_union_backward)
-                                     : FOURREAL_KERNEL_FOR(set, pointwise_backward);
-    std::int64_t scratch = job.shape.rows > 1 ? FOURREAL_KERNEL_FOR(set, pointwise_union_backward_scratch)(job.shape)
-                                              : FOURREAL_KERNEL_FOR(set, pointwise_backward_scratch)(job.shape);
+    auto kernel = FOURREAL_KERNEL_FOR(set, pointwise_backward);
+    std::int64_t scratch = FOURREAL_KERNEL_FOR(set, pointwise_backward_scratch)(job.shape);
     if (scratch > kScratchFloats) {
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_long_backward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_long_scratch)(job.shape);

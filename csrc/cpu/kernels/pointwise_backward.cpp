@@ -1,42 +1,36 @@
-// Gradients of single groups. Probabilities are computed anew, with their own sums, and sum(P * dP) takes the place of
-// sum(grad_out * out): neither out nor lse is read.
-#include "kernels/pointwise_bundle.hpp"
-#include "kernels/pointwise_chunks.hpp"
+// Gradients with positions in lanes. Probabilities are computed anew, with their own sums, and sum(P * dP) takes the place
+// of sum(grad_out * out): neither out nor lse is read.
+#include "kernels/pointwise_families.hpp"
 #include "kernels/pointwise_job.hpp"
+#include "kernels/pointwise_panels.hpp"
 #include "kernels/pointwise_products.hpp"
-#include "kernels/pointwise_softmax.hpp"
 
 namespace fourreal::cpu::FOURREAL_SIMD {
 namespace {
 
-struct Panels {
-    ChunkSizes sizes;
-    float *query_lanes, *grad_lanes;  // of a chunk of queries, as are the next two
-    float *query_rows, *grad_rows;
-    float *key_rows, *key_lanes, *value_rows, *value_lanes;
-    float *probabilities, *score_grads, *lse, *grad_lse;
-    float *dq, *dk, *dv;
-    const char** ahead;
+// Panels of q, k and grad_out are needed twice. Up to this size they are kept; else they are loaded again.
+constexpr std::int64_t kKeptFloats = (1 << 20) / static_cast<std::int64_t>(sizeof(float));
 
-    Panels(const PointwiseShape& shape, Scratch& scratch) : sizes(shape) {
-        const std::int64_t chunk_rows = sizes.row_panel(sizes.chunk), all_rows = sizes.row_panel(shape.entries);
-        query_lanes = scratch.take(sizes.lane_panel());
-        grad_lanes = scratch.take(sizes.lane_panel());
-        query_rows = scratch.take(chunk_rows);
-        grad_rows = scratch.take(chunk_rows);
-        key_rows = scratch.take(all_rows);
-        value_rows = scratch.take(all_rows);
-        key_lanes = sizes.group == 1 ? key_rows : scratch.take(sizes.lane_panel());
-        value_lanes = sizes.group == 1 ? value_rows : scratch.take(sizes.lane_panel());
-        probabilities = scratch.take(shape.entries * sizes.lanes);
-        score_grads = scratch.take(shape.entries * sizes.lanes);
-        lse = scratch.take(sizes.lanes);
-        grad_lse = scratch.take(sizes.lanes);
-        dq = query_lanes;  // which are done with once there are scores
-        dk = scratch.take(all_rows);
-        dv = scratch.take(all_rows);
-        constexpr std::int64_t kTensors = 7;
-        ahead = scratch.take_rows(kTensors * sizes.group * shape.entries);
+struct Panels {
+    std::int64_t size;  // of one panel
+    bool keeps;
+    float *queries, *keys, *grads;
+    float *values, *probabilities, *score_grads, *lse, *grad_lse;
+
+    Panels(const PointwiseShape& shape, Scratch& scratch) : size(shape.entries * kBlock) {
+        const std::int64_t all = panels_of(shape) * size;
+        keeps = 3 * all <= kKeptFloats;
+        for (float** panel : {&queries, &keys, &grads}) *panel = scratch.take(keeps ? all : size);
+        values = scratch.take(size);
+        const std::int64_t scores = Families(shape).score_count();
+        for (float** square : {&probabilities, &score_grads}) *square = scratch.take(scores);
+        for (float** numbers : {&lse, &grad_lse}) *numbers = scratch.take(shape.entries * kWidth);
+    }
+
+    float* result() const { return values; }  // which are done with once there are gradients of scores
+
+    float* of(float* panels, const Channels& channels) const {
+        return keeps ? panels + channels.first / kWidth * size : panels;
     }
 };
 
@@ -44,89 +38,75 @@ template <typename T>
 class Backward {
 public:
     Backward(const PointwiseBackward& job, Scratch scratch)
-        : job_(job), shape_(job.shape), panels_(job.shape, scratch) {}
+        : job_(job), shape_(job.shape), families_(job.shape), panels_(job.shape, scratch) {
+        for (std::int64_t i = 0; i < shape_.entries * kWidth; ++i) panels_.grad_lse[i] = 0.0f;
+    }
 
-    void operator()(const Bundle& bundle, const Bundle* upcoming) const {
-        load_keys(job_.k, bundle, panels_.key_rows, panels_.key_lanes);
-        load_keys(job_.v, bundle, panels_.value_rows, panels_.value_lanes);
-        Prefetcher ahead = prefetcher(upcoming);
-        const ChunkSizes& sizes = panels_.sizes;
-        for (std::int64_t first = 0; first < shape_.entries; first += sizes.chunk)
-            add_queries(bundle, first, sizes.count_from(first, shape_.entries), ahead);
-        store_rows(panels_.dk, Sequences<T>(job_.dk, bundle), bundle.count, 0, shape_.entries, shape_);
-        store_rows(panels_.dv, Sequences<T>(job_.dv, bundle), bundle.count, 0, shape_.entries, shape_);
+    void operator()(const Bundle<kWidth>& bundle, const Bundle<kWidth>* upcoming) const {
+        Ahead ahead(shape_, upcoming);
+        for (const PointwiseInput* tensor : {&job_.q, &job_.k, &job_.v, &job_.grad_out}) ahead.add(*tensor);
+        ahead.spread_over(weight());
+        const Inputs inputs(job_, bundle);
+        add_scores(inputs, ahead);
+        softmax(families_, shape_, panels_.probabilities, panels_.lse);
+        if (job_.grad_lse.data)
+            load_numbers(Sequences<const float>(job_.grad_lse, bundle), shape_.entries, panels_.grad_lse);
+        softmax_gradient(families_, shape_, panels_.probabilities, panels_.grad_lse, panels_.score_grads);
+        write(inputs, bundle, ahead);
     }
 
 private:
-    void load_keys(const PointwiseInput& tensor, const Bundle& bundle, float* rows, float* lanes) const {
-        const Sequences<const T> keys(tensor, bundle);
-        const ChunkSizes& sizes = panels_.sizes;
-        if (sizes.group == 1)
-            load_rows(keys, 1, 0, shape_.entries, shape_.channels, rows);
-        else
-            load_lanes(keys, sizes.group, 0, shape_.entries, shape_.channels, sizes.lanes, lanes, rows, 0, shape_.entries);
+    struct Inputs {
+        Sequences<const T> q, k, v, grad;
+
+        Inputs(const PointwiseBackward& job, const Bundle<kWidth>& bundle)
+            : q(job.q, bundle), k(job.k, bundle), v(job.v, bundle), grad(job.grad_out, bundle) {}
+    };
+
+    std::int64_t weight() const {
+        const std::int64_t loads = panels_.keeps ? 4 : 7;
+        const std::int64_t blocks = loads * kLoadWeight + 3 * kStoreWeight;
+        return panels_of(shape_) *
+               (shape_.entries * blocks + 2 * products_weight(families_) + 3 * mix_weight(families_));
     }
 
-    Prefetcher prefetcher(const Bundle* upcoming) const {
-        Prefetcher ahead(panels_.ahead, shape_.channels * static_cast<std::int64_t>(sizeof(T)));
-        if (!upcoming) return ahead;
-        for (const PointwiseInput* tensor : {&job_.k, &job_.v, &job_.q, &job_.grad_out})
-            Sequences<const T>(*tensor, *upcoming).add_to(ahead, shape_.entries, upcoming->count);
-        if (!shape_.stream)
-            for (const PointwiseOutput* tensor : {&job_.dq, &job_.dk, &job_.dv})
-                Sequences<T>(*tensor, *upcoming).add_to(ahead, shape_.entries, upcoming->count);
-        const ChunkSizes& sizes = panels_.sizes;
-        ahead.spread_over(2 * steps_of(products(panels_.key_lanes, panels_.query_lanes, sizes.lanes, nullptr, nullptr)) +
-                          3 * sizes.group * steps_of(to_queries(0, sizes.chunk, sizes.lanes, nullptr)));
-        return ahead;
+    void load_kept(const Inputs& inputs, const Channels& channels, Ahead& ahead) const {
+        load_panel(inputs.q, shape_.entries, channels, panels_.of(panels_.queries, channels), ahead);
+        load_panel(inputs.k, shape_.entries, channels, panels_.of(panels_.keys, channels), ahead);
+        load_panel(inputs.grad, shape_.entries, channels, panels_.of(panels_.grads, channels), ahead);
     }
 
-    void add_queries(const Bundle& bundle, std::int64_t first, std::int64_t count, Prefetcher& ahead) const {
-        const ChunkSizes& sizes = panels_.sizes;
-        const std::int64_t lanes = sizes.lanes_for(count);
-        load_lanes(Sequences<const T>(job_.q, bundle), sizes.group, first, count, shape_.channels, lanes,
-                   panels_.query_lanes, panels_.query_rows, 0, count);
-        load_lanes(Sequences<const T>(job_.grad_out, bundle), sizes.group, first, count, shape_.channels, lanes,
-                   panels_.grad_lanes, panels_.grad_rows, 0, count);
-        read_lanes(job_.grad_lse, bundle, first, count, lanes, panels_.grad_lse);
-        key_scores(products(panels_.key_lanes, panels_.query_lanes, lanes, panels_.probabilities, &ahead), sizes.group);
-        key_scores(products(panels_.value_lanes, panels_.grad_lanes, lanes, panels_.score_grads, &ahead), sizes.group);
-        softmax(panels_.probabilities, shape_.entries, lanes, shape_.scale, panels_.lse);
-        softmax_gradient(panels_.score_grads, panels_.probabilities, shape_.entries, lanes, shape_.scale,
-                         panels_.grad_lse);
-        const bool accumulate = first > 0;
-        for (int g = 0; g < bundle.count; ++g) {
-            row_product(to_queries(g, count, lanes, &ahead));
-            row_product(to_keys(g, count, lanes, panels_.score_grads, panels_.query_rows, panels_.dk, accumulate, &ahead));
-            row_product(to_keys(g, count, lanes, panels_.probabilities, panels_.grad_rows, panels_.dv, accumulate, &ahead));
+    void add_scores(const Inputs& inputs, Ahead& ahead) const {
+        for (std::int64_t c = 0; c < shape_.channels; c += kWidth) {
+            const Channels channels(c, shape_.channels);
+            load_kept(inputs, channels, ahead);
+            add_products(families_, panels_.of(panels_.queries, channels), panels_.of(panels_.keys, channels), channels,
+                         panels_.probabilities, ahead);
+            load_panel(inputs.v, shape_.entries, channels, panels_.values, ahead);
+            add_products(families_, panels_.of(panels_.grads, channels), panels_.values, channels, panels_.score_grads,
+                         ahead);
         }
-        store_rows(panels_.dq, Sequences<T>(job_.dq, bundle), bundle.count, first, count, shape_);
     }
 
-    KeyScores products(const float* keys, const float* lanes_panel, std::int64_t lanes, float* scores,
-                       Prefetcher* ahead) const {
-        return panels_.sizes.scores_of(keys, lanes_panel, lanes, shape_, scores, ahead);
-    }
-
-    // dq of position g: for each query the sum over keys.
-    RowProduct to_queries(int g, std::int64_t count, std::int64_t lanes, Prefetcher* ahead) const {
-        const ChunkSizes& sizes = panels_.sizes;
-        return {panels_.score_grads + g, sizes.group, lanes, panels_.key_rows + g * shape_.entries * sizes.stride,
-                sizes.stride, shape_.entries, panels_.dq + g * count * sizes.stride, sizes.stride, count, sizes.stride,
-                false, ahead};
-    }
-
-    // For each key of position g the sum over the queries of the chunk.
-    RowProduct to_keys(int g, std::int64_t count, std::int64_t lanes, const float* weights, const float* terms,
-                       float* result, bool accumulate, Prefetcher* ahead) const {
-        const ChunkSizes& sizes = panels_.sizes;
-        return {weights + g, lanes, sizes.group, terms + g * count * sizes.stride, sizes.stride, count,
-                result + g * shape_.entries * sizes.stride, sizes.stride, shape_.entries, sizes.stride, accumulate, ahead};
+    void write(const Inputs& inputs, const Bundle<kWidth>& bundle, Ahead& ahead) const {
+        const Sequences<T> dq(job_.dq, bundle), dk(job_.dk, bundle), dv(job_.dv, bundle);
+        for (std::int64_t c = 0; c < shape_.channels; c += kWidth) {
+            const Channels channels(c, shape_.channels);
+            if (!panels_.keeps) load_kept(inputs, channels, ahead);
+            const auto write_one = [&](Weights weights, float* x, const Sequences<T>& to) {
+                mix(families_, weights, panels_.of(x, channels), channels, panels_.result(), ahead);
+                store_panel(panels_.result(), to, shape_.entries, bundle.count, channels, shape_.stream, ahead);
+            };
+            write_one({panels_.score_grads, false}, panels_.keys, dq);
+            write_one({panels_.score_grads, true}, panels_.queries, dk);
+            write_one({panels_.probabilities, true}, panels_.grads, dv);
+        }
     }
 
     const PointwiseBackward& job_;
     const PointwiseShape& shape_;
-    Panels panels_;
+    const Families families_;
+    const Panels panels_;
 };
 
 }  // namespace
@@ -140,7 +120,7 @@ std::int64_t pointwise_backward_scratch(const PointwiseShape& shape) {
 void pointwise_backward(const PointwiseBackward& job, std::int64_t first, std::int64_t last, float* scratch) {
     with_storage(job.shape.dtype, [&](auto type) {
         const Backward<decltype(type)> backward(job, Scratch(scratch));
-        for_each_bundle(job.shape, group_for(job.shape.entries), first, last, backward);
+        for_each_bundle<kWidth>(job.shape, first, last, backward);
     });
     stream_fence();
 }

@@ -10,8 +10,8 @@ namespace fourreal::cpu {
 
 // A position is one value of the axes that are not attended over: batch, views, timesteps, tokens, heads.
 constexpr int kPositionAxes = 5;
-// The most positions that a kernel takes side by side in one vector. Tasks begin at multiples of it.
-constexpr int kMaxGroup = 4;
+// The most positions that a kernel takes side by side. Tasks begin at multiples of it.
+constexpr int kMaxBundle = 16;
 
 // `entries` holds the offsets of the entries of a sequence, in elements.
 template <typename Pointer>
@@ -59,21 +59,14 @@ struct PointwiseBackward {
 // Each kernel handles positions first <= position < last with `scratch` floats of which its _scratch function gives the
 // number; scratch is aligned to a cache line.
 //
-// Single groups: all keys of a position at once, queries in chunks. out and lse of the backward pass are not read.
+// Positions side by side in the lanes of a vector. out and lse of the backward pass are not read.
 FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_forward_scratch, (const PointwiseShape& shape))
 FOURREAL_DECLARE_KERNEL(void, pointwise_forward,
                         (const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch))
 FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_backward_scratch, (const PointwiseShape& shape))
 FOURREAL_DECLARE_KERNEL(void, pointwise_backward,
                         (const PointwiseBackward& job, std::int64_t first, std::int64_t last, float* scratch))
-// The union of row and column.
-FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_union_forward_scratch, (const PointwiseShape& shape))
-FOURREAL_DECLARE_KERNEL(void, pointwise_union_forward,
-                        (const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch))
-FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_union_backward_scratch, (const PointwiseShape& shape))
-FOURREAL_DECLARE_KERNEL(void, pointwise_union_backward,
-                        (const PointwiseBackward& job, std::int64_t first, std::int64_t last, float* scratch))
-// Either, with scratch for a few numbers per entry only: for sequences whose panels would not fit the scratch of a thread.
+// One query after the other, with scratch for a few numbers per entry only: for sequences too long for the lanes.
 FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_long_scratch, (const PointwiseShape& shape))
 FOURREAL_DECLARE_KERNEL(void, pointwise_long_forward,
                         (const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch))

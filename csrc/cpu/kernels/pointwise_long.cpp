@@ -1,7 +1,8 @@
-// Pointwise attention one query, or one key, at a time: for sequences whose panels would not fit the scratch of a thread.
+// Pointwise attention one query, or one key, at a time: for sequences too long for panels with positions in lanes.
 #include "kernels/pointwise_bundle.hpp"
 #include "kernels/pointwise_job.hpp"
 #include "kernels/pointwise_softmax.hpp"
+#include "kernels/rows.hpp"
 
 namespace fourreal::cpu::FOURREAL_SIMD {
 namespace {
@@ -35,16 +36,20 @@ void clear(float* row, std::int64_t channels) {
     for (std::int64_t c = 0; c < channels; c += kWidth) store(row + c, zero());
 }
 
+template <typename T>
+void store_row(const float* from, std::int64_t channels, T* to) {
+    for (std::int64_t c = 0; c < channels; c += kWidth) store_channels(to, c, channels, load(from + c));
+}
+
 struct Memory {
-    float *first_sum, *second_sum, *scores, *lse;
+    float *first_sum, *second_sum, *scores;
 
     Memory(const PointwiseShape& shape, Scratch& scratch) {
-        const std::int64_t stride = whole_vectors(shape.channels);
+        const std::int64_t stride = (shape.channels + kWidth - 1) / kWidth * kWidth;
         first_sum = scratch.take(stride);
         second_sum = scratch.take(stride);
         // Softmax takes whole vectors, of which one lane is used.
         scores = scratch.take((shape.columns() + shape.rows - 1) * kWidth);
-        lse = scratch.take(kWidth);
     }
 };
 
@@ -53,25 +58,28 @@ class LongForward {
 public:
     LongForward(const PointwiseForward& job, Scratch scratch) : job_(job), shape_(job.shape), memory_(job.shape, scratch) {}
 
-    void operator()(const Bundle& bundle, const Bundle*) const {
+    void operator()(const Bundle<1>& bundle, const Bundle<1>*) const {
         for (std::int64_t entry = 0; entry < shape_.entries; ++entry) attend(bundle, entry);
     }
 
 private:
-    void attend(const Bundle& bundle, std::int64_t entry) const {
-        const Sequences<const T> q(job_.q, bundle), k(job_.k, bundle), v(job_.v, bundle);
+    void attend(const Bundle<1>& bundle, std::int64_t entry) const {
+        const Sequences<const T, 1> q(job_.q, bundle), k(job_.k, bundle), v(job_.v, bundle);
         std::int64_t keys = 0;
         for_neighbours(shape_, entry, [&](std::int64_t key) {
             store(memory_.scores + kWidth * keys++, broadcast(dot(q.row(entry, 0), k.row(key, 0), shape_.channels)));
         });
-        softmax(memory_.scores, keys, kWidth, shape_.scale, memory_.lse);
+        const ScoreColumn column{memory_.scores, keys};
+        const Vec factor = broadcast(shape_.scale * kLog2E), largest = column.largest(factor, lowest());
+        const Vec sum = column.exponentiate(factor, largest, zero());
+        column.multiply(broadcast(1.0f) / sum);
         clear(memory_.first_sum, shape_.channels);
         keys = 0;
         for_neighbours(shape_, entry, [&](std::int64_t key) {
             add_scaled(memory_.scores[kWidth * keys++], v.row(key, 0), shape_.channels, memory_.first_sum);
         });
-        store_row<false>(memory_.first_sum, shape_.channels, Sequences<T>(job_.out, bundle).row(entry, 0));
-        *Sequences<float>(job_.lse, bundle).row(entry, 0) = memory_.lse[0];
+        store_row(memory_.first_sum, shape_.channels, Sequences<T, 1>(job_.out, bundle).row(entry, 0));
+        store_first(Sequences<float, 1>(job_.lse, bundle).row(entry, 0), log_sum(largest, sum), 1);
     }
 
     const PointwiseForward& job_;
@@ -85,23 +93,23 @@ public:
     LongBackward(const PointwiseBackward& job, Scratch scratch)
         : job_(job), shape_(job.shape), memory_(job.shape, scratch) {}
 
-    void operator()(const Bundle& bundle, const Bundle*) const {
+    void operator()(const Bundle<1>& bundle, const Bundle<1>*) const {
         const Rows rows(job_, bundle);
         for (std::int64_t entry = 0; entry < shape_.entries; ++entry) {
-            query_gradient(rows, entry, Sequences<T>(job_.dq, bundle).row(entry, 0));
-            key_gradients(rows, entry, Sequences<T>(job_.dk, bundle).row(entry, 0),
-                          Sequences<T>(job_.dv, bundle).row(entry, 0));
+            query_gradient(rows, entry, Sequences<T, 1>(job_.dq, bundle).row(entry, 0));
+            key_gradients(rows, entry, Sequences<T, 1>(job_.dk, bundle).row(entry, 0),
+                          Sequences<T, 1>(job_.dv, bundle).row(entry, 0));
         }
     }
 
 private:
     struct Rows {
-        Sequences<const T> q, k, v, out, grad_out;
-        Sequences<const float> lse;
-        Sequences<const float> grad_lse;
+        Sequences<const T, 1> q, k, v, out, grad_out;
+        Sequences<const float, 1> lse;
+        Sequences<const float, 1> grad_lse;
         bool has_grad_lse;
 
-        Rows(const PointwiseBackward& job, const Bundle& bundle)
+        Rows(const PointwiseBackward& job, const Bundle<1>& bundle)
             : q(job.q, bundle), k(job.k, bundle), v(job.v, bundle), out(job.out, bundle),
               grad_out(job.grad_out, bundle), lse(job.lse, bundle),
               grad_lse(job.grad_lse.data ? job.grad_lse : job.lse, bundle), has_grad_lse(job.grad_lse.data != nullptr) {}
@@ -131,7 +139,7 @@ private:
             const float p = probability(rows, query, key);
             add_scaled(score_gradient(rows, query, key, p, sum), rows.k.row(key, 0), shape_.channels, memory_.first_sum);
         });
-        store_row<false>(memory_.first_sum, shape_.channels, dq);
+        store_row(memory_.first_sum, shape_.channels, dq);
     }
 
     void key_gradients(const Rows& rows, std::int64_t key, T* dk, T* dv) const {
@@ -143,8 +151,8 @@ private:
             add_scaled(ds, rows.q.row(query, 0), shape_.channels, memory_.first_sum);
             add_scaled(p, rows.grad_out.row(query, 0), shape_.channels, memory_.second_sum);
         });
-        store_row<false>(memory_.first_sum, shape_.channels, dk);
-        store_row<false>(memory_.second_sum, shape_.channels, dv);
+        store_row(memory_.first_sum, shape_.channels, dk);
+        store_row(memory_.second_sum, shape_.channels, dv);
     }
 
     const PointwiseBackward& job_;
@@ -163,14 +171,14 @@ std::int64_t pointwise_long_scratch(const PointwiseShape& shape) {
 void pointwise_long_forward(const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch) {
     with_storage(job.shape.dtype, [&](auto type) {
         const LongForward<decltype(type)> forward(job, Scratch(scratch));
-        for_each_bundle(job.shape, 1, first, last, forward);
+        for_each_bundle<1>(job.shape, first, last, forward);
     });
 }
 
 void pointwise_long_backward(const PointwiseBackward& job, std::int64_t first, std::int64_t last, float* scratch) {
     with_storage(job.shape.dtype, [&](auto type) {
         const LongBackward<decltype(type)> backward(job, Scratch(scratch));
-        for_each_bundle(job.shape, 1, first, last, backward);
+        for_each_bundle<1>(job.shape, first, last, backward);
     });
 }
 

@@ -3,147 +3,225 @@
 namespace fourreal::cpu::FOURREAL_SIMD {
 namespace {
 
-// Sums of a product that stay in registers: the loops have to be unrolled before the compiler decides what lives in memory.
-template <int kRows, int kVectors>
-struct Sums {
-    Vec at[kRows][kVectors];
+// Of a square tile of sums, with room in the registers for a row of it and one vector more.
+constexpr int kSide = kWidth == 16 ? 5 : 3;
+constexpr int kMixChannels = 4;
 
-    FOURREAL_ALWAYS_INLINE void clear() {
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-            for (int x = 0; x < kVectors; ++x) at[r][x] = zero();
+// Rows of vectors. Those of neighbouring entries are blocks: then the distance is known to the compiler.
+template <bool kBlocks>
+struct Rows {
+    const float* at;
+    std::int64_t stride;
+
+    FOURREAL_ALWAYS_INLINE Vec get(std::int64_t row, std::int64_t vector) const {
+        return load(at + row * (kBlocks ? kBlock : stride) + vector * kWidth);
     }
+};
 
-    FOURREAL_ALWAYS_INLINE void add(const float* from, std::int64_t row_stride) {
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-            for (int x = 0; x < kVectors; ++x) at[r][x] = at[r][x] + load(from + r * row_stride + x * kWidth);
+struct ScoreTile {
+    const float *a, *b;
+    std::int64_t step;
+    int channels;
+    float* scores;
+    std::int64_t stride;
+    bool accumulate;
+
+    template <bool kBlocks, int kRows, int kColumns>
+    FOURREAL_NEVER_INLINE void run() const {
+        const Rows<kBlocks> rows{a, step}, columns{b, step};
+        Vec sums[kRows][kColumns];
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+            for (int j = 0; j < kColumns; ++j) sums[i][j] = zero();
+        for (int c = 0; c < channels; ++c) {
+            Vec column[kColumns];
+#pragma GCC unroll 16
+            for (int j = 0; j < kColumns; ++j) column[j] = columns.get(j, c);
+#pragma GCC unroll 16
+            for (int i = 0; i < kRows; ++i) {
+                const Vec row = rows.get(i, c);
+#pragma GCC unroll 16
+                for (int j = 0; j < kColumns; ++j) sums[i][j] = fmadd(row, column[j], sums[i][j]);
+            }
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+            for (int j = 0; j < kColumns; ++j) {
+                float* const to = scores + i * stride + j * kWidth;
+                store(to, accumulate ? load(to) + sums[i][j] : sums[i][j]);
+            }
     }
+};
 
-    FOURREAL_ALWAYS_INLINE void add(const Sums& other) {
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-            for (int x = 0; x < kVectors; ++x) at[r][x] = at[r][x] + other.at[r][x];
-    }
+struct MixTile {
+    const float* weights;
+    std::int64_t key_step, weight_step;  // from one key to the next, and from one result to the next
+    const float* x;
+    std::int64_t step;
+    std::int64_t count;
+    int channels;
+    float* result;
+    bool accumulate;
 
-    FOURREAL_ALWAYS_INLINE void store_to(float* to, std::int64_t row_stride) const {
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-            for (int x = 0; x < kVectors; ++x) store(to + r * row_stride + x * kWidth, at[r][x]);
-    }
-
-    // at[r][:] += the numbers at factors + r * row_step, repeated over the lanes, times terms[:].
-    template <int kGroup>
-    FOURREAL_ALWAYS_INLINE void add_product(const float* factors, std::int64_t row_step, const float* terms) {
-        Vec term[kVectors];
-#pragma GCC unroll 8
-        for (int x = 0; x < kVectors; ++x) term[x] = load(terms + x * kWidth);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-            const Vec factor = broadcast_group<kGroup>(factors + r * row_step);
-#pragma GCC unroll 8
-            for (int x = 0; x < kVectors; ++x) at[r][x] = fmadd(factor, term[x], at[r][x]);
+    template <bool kBlocks, int kRows>
+    FOURREAL_NEVER_INLINE void run() const {
+        const Rows<kBlocks> terms{x, step}, results{result, step};
+        for (int c = 0; c < channels; c += kMixChannels) {
+            Vec sums[kRows][kMixChannels];
+#pragma GCC unroll 16
+            for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+                for (int m = 0; m < kMixChannels; ++m) sums[i][m] = accumulate ? results.get(i, c + m) : zero();
+            for (std::int64_t j = 0; j < count; ++j) {
+                Vec factors[kRows];
+#pragma GCC unroll 16
+                for (int i = 0; i < kRows; ++i) factors[i] = load(weights + j * key_step + i * weight_step);
+#pragma GCC unroll 16
+                for (int m = 0; m < kMixChannels; ++m) {
+                    const Vec term = terms.get(j, c + m);
+#pragma GCC unroll 16
+                    for (int i = 0; i < kRows; ++i) sums[i][m] = fmadd(factors[i], term, sums[i][m]);
+                }
+            }
+#pragma GCC unroll 16
+            for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+                for (int m = 0; m < kMixChannels; ++m)
+                    store(result + i * (kBlocks ? kBlock : step) + (c + m) * kWidth, sums[i][m]);
         }
     }
 };
 
-template <int kRows, int kVectors>
-void product_tile(const RowProduct& p, std::int64_t row, std::int64_t column) {
-    const std::int64_t row_step = p.row_step, depth_step = p.depth_step, term_stride = p.term_stride;
-    const float* factors = p.factors + row * row_step;
-    const float* terms = p.terms + column;
-    Sums<kRows, kVectors> sums;
-    sums.clear();
-    for (std::int64_t k = 0; k < p.depth; ++k, factors += depth_step, terms += term_stride)
-        sums.template add_product<1>(factors, row_step, terms);
-    p.ahead->step();
-    float* const result = p.result + row * p.result_stride + column;
-    if (p.accumulate) sums.add(result, p.result_stride);
-    sums.store_to(result, p.result_stride);
-}
+// 0 <= i < count in parts of at most kSide each and of nearly the same size.
+struct Parts {
+    std::int64_t count, smaller, larger;  // the first `larger` of them have one member more than `smaller`
 
-template <int kVectors>
-void product_columns(const RowProduct& p, std::int64_t column) {
-    std::int64_t row = 0;
-    for (; row + kProductRows <= p.rows; row += kProductRows) product_tile<kProductRows, kVectors>(p, row, column);
-    switch (p.rows - row) {
-        case 3: return product_tile<3, kVectors>(p, row, column);
-        case 2: return product_tile<2, kVectors>(p, row, column);
-        case 1: return product_tile<1, kVectors>(p, row, column);
-        default: return;
-    }
-}
+    explicit Parts(std::int64_t members)
+        : count((members + kSide - 1) / kSide), smaller(members / count), larger(members - smaller * count) {}
 
-template <int kGroup, int kKeys, int kVectors>
-void score_tile(const KeyScores& s, std::int64_t key, std::int64_t lane) {
-    float* scores = s.scores + key * s.lanes + lane;
-    const float* keys = s.keys + key * s.key_step;
-    const float* queries = s.queries + lane;
-    const std::int64_t key_step = s.key_step, channel_step = s.channel_step, lanes = s.lanes;
-    for (std::int64_t first = 0; first < s.channels; first += kPartialSum) {
-        const std::int64_t part = s.channels - first < kPartialSum ? s.channels - first : kPartialSum;
-        // One vector of lanes alone would wait for its own sums: even and odd channels have sums of their own.
-        Sums<kKeys, kVectors> sums, odd;
-        sums.clear();
-        odd.clear();
-        std::int64_t c = 0;
-        for (; c + 2 <= part; c += 2, keys += 2 * channel_step, queries += 2 * lanes) {
-            sums.template add_product<kGroup>(keys, key_step, queries);
-            (kVectors == 1 ? odd : sums).template add_product<kGroup>(keys + channel_step, key_step, queries + lanes);
+    // Calls body(first, size).
+    template <typename Body>
+    FOURREAL_ALWAYS_INLINE void for_each(const Body& body) const {
+        std::int64_t first = 0;
+        for (std::int64_t p = 0; p < count; ++p) {
+            const std::int64_t size = p < larger ? smaller + 1 : smaller;
+            body(first, static_cast<int>(size));
+            first += size;
         }
-        if (c < part) {
-            sums.template add_product<kGroup>(keys, key_step, queries);
-            keys += channel_step;
-            queries += lanes;
-        }
-        s.ahead->step();
-        if (kVectors == 1) sums.add(odd);
-        if (first > 0) sums.add(scores, lanes);
-        sums.store_to(scores, lanes);
+    }
+};
+
+template <bool kBlocks, int kRows>
+void run_tile(const ScoreTile& tile, int columns) {
+    switch (columns) {
+        case 1: return tile.run<kBlocks, kRows, 1>();
+        case 2: return tile.run<kBlocks, kRows, 2>();
+        case 3: return tile.run<kBlocks, kRows, 3>();
+#if FOURREAL_SIMD_LEVEL(FOURREAL_SIMD) == 3
+        case 4: return tile.run<kBlocks, kRows, 4>();
+        case 5: return tile.run<kBlocks, kRows, 5>();
+#endif
     }
 }
 
-template <int kGroup, int kVectors>
-void score_keys(const KeyScores& s, std::int64_t lane) {
-    std::int64_t key = 0;
-    for (; key + kScoreKeys <= s.key_count; key += kScoreKeys) score_tile<kGroup, kScoreKeys, kVectors>(s, key, lane);
-    switch (s.key_count - key) {
-        case 7: return score_tile<kGroup, (kScoreKeys > 7 ? 7 : 1), kVectors>(s, key, lane);
-        case 6: return score_tile<kGroup, (kScoreKeys > 6 ? 6 : 1), kVectors>(s, key, lane);
-        case 5: return score_tile<kGroup, (kScoreKeys > 5 ? 5 : 1), kVectors>(s, key, lane);
-        case 4: return score_tile<kGroup, (kScoreKeys > 4 ? 4 : 1), kVectors>(s, key, lane);
-        case 3: return score_tile<kGroup, 3, kVectors>(s, key, lane);
-        case 2: return score_tile<kGroup, 2, kVectors>(s, key, lane);
-        case 1: return score_tile<kGroup, 1, kVectors>(s, key, lane);
-        default: return;
+template <bool kBlocks>
+void run_tile(const ScoreTile& tile, int rows, int columns) {
+    switch (rows) {
+        case 1: return run_tile<kBlocks, 1>(tile, columns);
+        case 2: return run_tile<kBlocks, 2>(tile, columns);
+        case 3: return run_tile<kBlocks, 3>(tile, columns);
+#if FOURREAL_SIMD_LEVEL(FOURREAL_SIMD) == 3
+        case 4: return run_tile<kBlocks, 4>(tile, columns);
+        case 5: return run_tile<kBlocks, 5>(tile, columns);
+#endif
     }
+}
+
+template <bool kBlocks>
+void run_tile(const MixTile& tile, int rows) {
+    switch (rows) {
+        case 1: return tile.run<kBlocks, 1>();
+        case 2: return tile.run<kBlocks, 2>();
+        case 3: return tile.run<kBlocks, 3>();
+#if FOURREAL_SIMD_LEVEL(FOURREAL_SIMD) == 3
+        case 4: return tile.run<kBlocks, 4>();
+        case 5: return tile.run<kBlocks, 5>();
+#endif
+    }
+}
+
+void family_products(const Family& family, const float* a, const float* b, int channels, float* scores, bool accumulate,
+                     Ahead& ahead) {
+    const std::int64_t step = family.step * kBlock, row = family.count * kWidth;
+    a += family.first * kBlock;
+    b += family.first * kBlock;
+    scores += family.scores;
+    const Parts parts(family.count);
+    parts.for_each([&](std::int64_t i, int rows) {
+        parts.for_each([&](std::int64_t j, int columns) {
+            const ScoreTile tile{a + i * step, b + j * step, step, channels, scores + i * row + j * kWidth, row, accumulate};
+            if (step == kBlock)
+                run_tile<true>(tile, rows, columns);
+            else
+                run_tile<false>(tile, rows, columns);
+            ahead.step(kScoreWeight);
+        });
+    });
+}
+
+void family_mix(const Family& family, Weights weights, const float* x, int channels, float* result, bool accumulate,
+                Ahead& ahead) {
+    const std::int64_t step = family.step * kBlock, row = family.count * kWidth;
+    const std::int64_t weight_step = weights.transposed ? kWidth : row, key_step = weights.transposed ? row : kWidth;
+    x += family.first * kBlock;
+    result += family.first * kBlock;
+    Parts(family.count).for_each([&](std::int64_t i, int rows) {
+        const float* const from = weights.scores + family.scores + i * weight_step;
+        const MixTile tile{from, key_step, weight_step, x, step, family.count, channels, result + i * step, accumulate};
+        if (step == kBlock)
+            run_tile<true>(tile, rows);
+        else
+            run_tile<false>(tile, rows);
+        ahead.step(kMixWeight);
+    });
 }
 
 }  // namespace
 
-void row_product(const RowProduct& p) {
-    std::int64_t column = 0;
-    for (; column + kProductVectors * kWidth <= p.columns; column += kProductVectors * kWidth)
-        product_columns<kProductVectors>(p, column);
-    switch ((p.columns - column) / kWidth) {
-        case 3: return product_columns<(kProductVectors > 3 ? 3 : 1)>(p, column);
-        case 2: return product_columns<(kProductVectors > 2 ? 2 : 1)>(p, column);
-        case 1: return product_columns<1>(p, column);
-        default: return;
-    }
+void add_products(const Families& families, const float* a, const float* b, const Channels& channels, float* scores,
+                  Ahead& ahead) {
+    const auto add = [&](const Family& family) {
+        family_products(family, a, b, channels.count, scores, channels.first > 0, ahead);
+    };
+    families.for_rows(add);
+    families.for_columns(add);
 }
 
-void key_scores(const KeyScores& s, int group) {
-    if (group == 4) return score_keys<4, 1>(s, 0);
-    if (group == 2 && s.lanes == kWidth) return score_keys<2, 1>(s, 0);
-    std::int64_t lane = 0;
-    for (; lane + kScoreVectors * kWidth <= s.lanes; lane += kScoreVectors * kWidth)
-        score_keys<1, kScoreVectors>(s, lane);
-    if (lane < s.lanes) score_keys<1, 1>(s, lane);
+void mix(const Families& families, Weights weights, const float* x, const Channels& channels, float* result,
+         Ahead& ahead) {
+    const auto add = [&](const Family& family, bool accumulate) {
+        family_mix(family, weights, x, channels.count, result, accumulate, ahead);
+    };
+    families.for_rows([&](const Family& family) { add(family, false); });
+    families.for_columns([&](const Family& family) { add(family, true); });
+}
+
+std::int64_t products_weight(const Families& families) {
+    std::int64_t tiles = 0;
+    const auto add = [&](const Family& family) { tiles += Parts(family.count).count * Parts(family.count).count; };
+    families.for_rows(add);
+    families.for_columns(add);
+    return tiles * kScoreWeight;
+}
+
+std::int64_t mix_weight(const Families& families) {
+    std::int64_t tiles = 0;
+    const auto add = [&](const Family& family) { tiles += Parts(family.count).count; };
+    families.for_rows(add);
+    families.for_columns(add);
+    return tiles * kMixWeight;
 }
 
 }  // namespace fourreal::cpu::FOURREAL_SIMD

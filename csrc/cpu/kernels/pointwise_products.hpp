@@ -1,69 +1,28 @@
-// The small matrix products of pointwise attention, on panels (see pointwise_bundle.hpp).
+// Products among the entries of a family, for kWidth positions at once: every operand is a vector, nothing is broadcast.
 #pragma once
 
-#include <cstdint>
-
-#include "kernels/pointwise_prefetch.hpp"
-#include "simd/simd.hpp"
+#include "kernels/pointwise_families.hpp"
+#include "kernels/pointwise_panels.hpp"
 
 namespace fourreal::cpu::FOURREAL_SIMD {
 
-// result[r][:] = (or +=) sum over k < depth of factors[r * row_step + k * depth_step] * terms[k * term_stride + :].
-struct RowProduct {
-    const float* factors;
-    std::int64_t row_step;
-    std::int64_t depth_step;
-    const float* terms;
-    std::int64_t term_stride;
-    std::int64_t depth;
-    float* result;
-    std::int64_t result_stride;
-    std::int64_t rows;
-    std::int64_t columns;  // whole vectors
-    bool accumulate;
-    Prefetcher* ahead;
+// scores[i][j] = the sum over the channels of a panel of a[i] * b[j], in every family; added to what is there unless the
+// channels are the first.
+void add_products(const Families& families, const float* a, const float* b, const Channels& channels, float* scores,
+                  Ahead& ahead);
+
+// Weights of members i and j of a family: scores[i][j], or scores[j][i] if `transposed`.
+struct Weights {
+    const float* scores;
+    bool transposed;
 };
 
-constexpr int kProductRows = 4;
-constexpr int kProductVectors = kWidth == 16 ? 4 : kWidth == 8 ? 3 : 2;
+// result[i] = the sum over j, in the families of i, of its weight * x[j], for the channels of a panel.
+void mix(const Families& families, Weights weights, const float* x, const Channels& channels, float* result,
+         Ahead& ahead);
 
-// Steps of prefetching in a product.
-inline std::int64_t steps_of(const RowProduct& p) {
-    const std::int64_t rows = (p.rows + kProductRows - 1) / kProductRows;
-    const std::int64_t columns = (p.columns + kProductVectors * kWidth - 1) / (kProductVectors * kWidth);
-    return rows * columns;
-}
-
-void row_product(const RowProduct& p);
-
-// scores[j][lane] = sum over c < channels of key j's number for the lane's position * queries[c][lane]. Number c of key j
-// is a group of one number per position at keys + j * key_step + c * channel_step.
-struct KeyScores {
-    const float* keys;
-    std::int64_t key_step;
-    std::int64_t channel_step;
-    std::int64_t key_count;
-    const float* queries;
-    std::int64_t lanes;
-    std::int64_t channels;
-    float* scores;
-    Prefetcher* ahead;
-};
-
-constexpr int kScoreKeys = kWidth == 16 ? 8 : 4;
-constexpr int kScoreVectors = 2;
-
-// Longer sums are made of partial sums of this many products: rounding errors grow with the length of a sum.
-constexpr std::int64_t kPartialSum = kWidth >= 8 ? 32 : 16;  // without fused multiply-adds each term is rounded twice
-
-// Steps of prefetching in scores.
-inline std::int64_t steps_of(const KeyScores& s) {
-    const std::int64_t keys = (s.key_count + kScoreKeys - 1) / kScoreKeys;
-    const std::int64_t lanes = (s.lanes + kScoreVectors * kWidth - 1) / (kScoreVectors * kWidth);
-    return keys * lanes * ((s.channels + kPartialSum - 1) / kPartialSum);
-}
-
-// `group` positions share the lanes.
-void key_scores(const KeyScores& s, int group);
+// What the steps of one of each weigh in all.
+std::int64_t products_weight(const Families& families);
+std::int64_t mix_weight(const Families& families);
 
 }  // namespace fourreal::cpu::FOURREAL_SIMD

@@ -1,4 +1,4 @@
-// Softmax down the rows of score panels: queries in lanes, one row per key.
+// Softmax down columns of scores: a lane for each position, a vector for each key.
 #pragma once
 
 #include <cstdint>
@@ -32,43 +32,42 @@ FOURREAL_ALWAYS_INLINE Vec natural_log(Vec x) {
     return fmadd(exponent, broadcast(kLn2), f + tail);
 }
 
-// The scores of one query vector: `count` vectors, `stride` floats apart.
+// The scores of a query with some keys, one vector each.
 struct ScoreColumn {
     float* at;
     std::int64_t count;
-    std::int64_t stride;
 
     FOURREAL_ALWAYS_INLINE Vec largest(Vec factor, Vec start) const {
-        for (std::int64_t j = 0; j < count; ++j) start = max(start, load(at + j * stride) * factor);
+        for (std::int64_t j = 0; j < count; ++j) start = max(start, load(at + j * kWidth) * factor);
         return start;
     }
 
     // Replaces scores by weights and returns `sum` plus their sum.
     FOURREAL_ALWAYS_INLINE Vec exponentiate(Vec factor, Vec largest, Vec sum) const {
         for (std::int64_t j = 0; j < count; ++j) {
-            const Vec w = weight(load(at + j * stride), factor, largest);
-            store(at + j * stride, w);
+            const Vec w = weight(load(at + j * kWidth), factor, largest);
+            store(at + j * kWidth, w);
             sum = sum + w;
         }
         return sum;
     }
 
     FOURREAL_ALWAYS_INLINE void multiply(Vec factor) const {
-        for (std::int64_t j = 0; j < count; ++j) store(at + j * stride, load(at + j * stride) * factor);
+        for (std::int64_t j = 0; j < count; ++j) store(at + j * kWidth, load(at + j * kWidth) * factor);
     }
 
     // Sum over the keys of this column times `other`'s.
     FOURREAL_ALWAYS_INLINE Vec dot(const ScoreColumn& other, Vec sum) const {
         for (std::int64_t j = 0; j < count; ++j)
-            sum = fmadd(load(at + j * stride), load(other.at + j * other.stride), sum);
+            sum = fmadd(load(at + j * kWidth), load(other.at + j * kWidth), sum);
         return sum;
     }
 
-    // This column holds dP and becomes probabilities * (dP - offset) * scale.
+    // This column holds dP and becomes the gradients of the products q . k: probabilities * (dP - offset) * scale.
     FOURREAL_ALWAYS_INLINE void to_score_gradients(const ScoreColumn& probabilities, Vec offset, Vec scale) const {
         for (std::int64_t j = 0; j < count; ++j) {
-            const Vec p = load(probabilities.at + j * probabilities.stride);
-            store(at + j * stride, p * (load(at + j * stride) - offset) * scale);
+            const Vec p = load(probabilities.at + j * kWidth);
+            store(at + j * kWidth, p * (load(at + j * kWidth) - offset) * scale);
         }
     }
 };
@@ -77,29 +76,6 @@ FOURREAL_ALWAYS_INLINE Vec lowest() { return broadcast(-__builtin_inff()); }
 
 FOURREAL_ALWAYS_INLINE Vec log_sum(Vec largest, Vec sum) {
     return fmadd(largest, broadcast(kLn2), natural_log(sum));
-}
-
-// Scores to probabilities; `lse` gets one number per lane.
-inline void softmax(float* scores, std::int64_t keys, std::int64_t lanes, float scale, float* lse) {
-    const Vec factor = broadcast(scale * kLog2E);
-    for (std::int64_t lane = 0; lane < lanes; lane += kWidth) {
-        const ScoreColumn column{scores + lane, keys, lanes};
-        const Vec largest = column.largest(factor, lowest());
-        const Vec sum = column.exponentiate(factor, largest, zero());
-        column.multiply(broadcast(1.0f) / sum);
-        store(lse + lane, log_sum(largest, sum));
-    }
-}
-
-// dP to gradients of the raw products q . k, in place; `grad_lse` has one number per lane.
-inline void softmax_gradient(float* grads, const float* probabilities, std::int64_t keys, std::int64_t lanes, float scale,
-                             const float* grad_lse) {
-    for (std::int64_t lane = 0; lane < lanes; lane += kWidth) {
-        const ScoreColumn grad{grads + lane, keys, lanes};
-        const ScoreColumn p{const_cast<float*>(probabilities) + lane, keys, lanes};
-        const Vec offset = p.dot(grad, zero()) - load(grad_lse + lane);
-        grad.to_score_gradients(p, offset, broadcast(scale));
-    }
 }
 
 }  // namespace fourreal::cpu::FOURREAL_SIMD

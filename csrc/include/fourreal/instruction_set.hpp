@@ -13,8 +13,10 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define FOURREAL_ALWAYS_INLINE inline __attribute__((always_inline))
+#define FOURREAL_NEVER_INLINE __attribute__((noinline))
 #else
 #define FOURREAL_ALWAYS_INLINE inline
+#define FOURREAL_NEVER_INLINE
 #endif
 
 namespace fourreal::cpu {
