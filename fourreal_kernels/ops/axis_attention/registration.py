@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ... import dispatch
 from ...grid import parse_axes
+from .. import fresh
 from ..checks import accumulation_dtype
 from ..library import define, differentiable
 from ..memory import mark_written, require_writable
@@ -27,7 +28,7 @@ def _backend(q: Tensor, axes: str, deterministic: bool, backend: str):
 
 
 def _forward(q, k, v, axes: str, scale: float, deterministic: bool, backend: str) -> tuple[Tensor, Tensor]:
-    out, lse = torch.empty_like(q), _empty_lse(q)
+    out, lse = fresh.empty_like(q), _empty_lse(q)
     _backend(q, axes, deterministic, backend).forward(q, k, v, parse_axes(axes), scale, out, lse)
     return out, lse
 
@@ -50,7 +51,7 @@ def _forward_out_fake(q, k, v, axes: str, scale: float, deterministic: bool, bac
 
 
 def _backward(grad_out, grad_lse, q, k, v, out, lse, axes: str, scale: float, deterministic: bool, backend: str):
-    grads = (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
+    grads = (fresh.empty_like(q), fresh.empty_like(k), fresh.empty_like(v))
     _backend(q, axes, deterministic, backend).backward(
         grad_out, grad_lse, q, k, v, out, lse, parse_axes(axes), scale, grads
     )
@@ -85,8 +86,8 @@ def _two_stream(view_q, view_k, view_v, time_q, time_k, time_v, scale: float, ba
         view = _forward(view_q, view_k, view_v, "vn", scale, False, backend)
         time = _forward(time_q, time_k, time_v, "tn", scale, False, backend)
         return *view, *time
-    view = torch.empty_like(view_q), _empty_lse(view_q)
-    time = torch.empty_like(time_q), _empty_lse(time_q)
+    view = fresh.empty_like(view_q), _empty_lse(view_q)
+    time = fresh.empty_like(time_q), _empty_lse(time_q)
     implementation.forward_two_streams((view_q, view_k, view_v), (time_q, time_k, time_v), scale, view, time)
     return *view, *time
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import dispatch
+from .. import fresh
 from ..library import define, differentiable
 from ..memory import mark_written, require_writable
 from .call import norm_rope_call
@@ -21,7 +22,7 @@ def _implementation(q, q_weight, cos, backend: str, *, in_place: bool = False):
 
 
 def _forward(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str) -> tuple[Tensor, Tensor]:
-    out_q, out_k = torch.empty_like(q), torch.empty_like(k)
+    out_q, out_k = fresh.empty_like(q), fresh.empty_like(k)
     _implementation(q, q_weight, cos, backend).forward(q, k, q_weight, k_weight, cos, sin, eps, out_q, out_k)
     return out_q, out_k
 
@@ -44,7 +45,7 @@ def _in_place_fake(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str)
 
 
 def _backward(grad_q, grad_k, q, k, q_weight, k_weight, cos, sin, eps: float, backend: str):
-    dq, dk = torch.empty_like(q), torch.empty_like(k)
+    dq, dk = fresh.empty_like(q), fresh.empty_like(k)
     implementation = _implementation(q, q_weight, cos, backend)
     grads = implementation.backward(grad_q, grad_k, q, k, q_weight, k_weight, cos, sin, eps, dq, dk)
     return dq, dk, *(_like(weight, grad, q) for weight, grad in zip((q_weight, k_weight), grads, strict=True))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ... import native
 from ..checks import unit_stride_gradient
+from ..fresh import empty_like
 from .call import ExchangeGradients
 from .compiled import address, as_accumulated
 from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, tensor_argument
@@ -27,7 +28,7 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
              input_scale: Tensor | None, gate: Tensor | None, kind: str) -> ExchangeGradients:
     """Gradients of the streams in their dtype, of the parameters in float64 from sums over rows in float64."""
     tensors = (unit_stride_gradient(grad_view), unit_stride_gradient(grad_time), view, time)
-    outs = torch.empty_like(view), torch.empty_like(time)
+    outs = empty_like(view), empty_like(time)
     parameters = [as_accumulated(x) for x in (weight, input_scale, gate)]
     outputs = 1 if kind == "hard" else 2
     sums = torch.zeros(view.shape[0], 3 * outputs, view.shape[-1], dtype=torch.float64)

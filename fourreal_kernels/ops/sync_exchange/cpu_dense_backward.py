@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ... import native
 from ..checks import accumulation_dtype, unit_stride_gradient
+from ..fresh import empty_like
 from .call import ExchangeGradients
 from .cpu_rows import DTYPE_NAMES, as_grids, chunks, row_count, tensor_argument
 
@@ -21,7 +22,7 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
     """Gradients of the streams in their dtype, of the parameters in the accumulation dtype."""
     batch = view.shape[0]
     per_sample = gate is not None or input_scale is not None
-    outs = torch.empty_like(view), torch.empty_like(time)
+    outs = empty_like(view), empty_like(time)
     gradients = _ParameterGradients(weight, bias, input_scale, gate)
     tensors = (unit_stride_gradient(grad_view), unit_stride_gradient(grad_time), view, time, *outs)
     for grids in as_grids(tensors):

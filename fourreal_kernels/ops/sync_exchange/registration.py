@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import dispatch
+from .. import fresh
 from ..library import define, differentiable
 from ..memory import mark_written
 from .buffers import require_separate
@@ -24,7 +25,7 @@ def _implementation(view, weight, kind: str, backend: str, *, in_place: bool = F
 def _forward(
     view, time, weight, bias, input_scale, gate, kind: str, backend: str, needs_grad: bool
 ) -> tuple[Tensor, Tensor]:
-    outputs = torch.empty_like(view), torch.empty_like(time)
+    outputs = fresh.empty_like(view), fresh.empty_like(time)
     implementation = _implementation(view, weight, kind, backend, needs_grad=needs_grad)
     implementation.forward(view, time, weight, bias, input_scale, gate, kind, *outputs)
     return outputs

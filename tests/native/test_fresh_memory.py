@@ -1,0 +1,54 @@
+"""Huge pages for large results: advice on the pages inside the tensor, and on nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fourreal_kernels import native
+from fourreal_kernels.ops import fresh
+
+_HUGE_PAGE = 2 << 20
+
+
+def _advised(address: int) -> bool:
+    """Whether the mapping of this address carries the advice."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()[0]
+        if "-" in head and not head.endswith(":"):
+            begin, end = (int(bound, 16) for bound in head.split("-"))
+            inside = begin <= address < end
+        elif inside and head == "VmFlags:":
+            return "hg" in line.split()
+    raise AssertionError("the address is in no mapping")
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no advice on huge pages"
+)
+def test_advice_covers_whole_huge_pages_inside_the_bytes():
+    x = torch.zeros(12 << 20, dtype=torch.uint8)
+    first = -(-x.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
+    native.cpu_library().prefer_huge_pages(first + 1, 3 * _HUGE_PAGE)
+    assert not _advised(first)
+    assert _advised(first + _HUGE_PAGE)
+    assert _advised(first + 3 * _HUGE_PAGE - 1)
+    assert not _advised(first + 3 * _HUGE_PAGE)
+    assert not x.any()
+
+
+def test_less_than_a_huge_page_is_left_alone():
+    x = torch.arange(1000)
+    native.cpu_library().prefer_huge_pages(x.data_ptr(), x.nbytes)
+    assert torch.equal(x, torch.arange(1000))
+
+
+@pytest.mark.parametrize("numel", [0, 5, (9 << 20) // 4])
+def test_empty_like_keeps_shape_strides_and_dtype(numel):
+    x = torch.zeros(2, numel).t()
+    result, expected = fresh.empty_like(x), torch.empty_like(x)
+    assert (result.shape, result.stride(), result.dtype) == (expected.shape, expected.stride(), expected.dtype)
+    assert result.data_ptr() != x.data_ptr() or numel == 0
