@@ -15,6 +15,10 @@ from ..nn import GridAttention
 from ..nn.attention import Angles
 
 
+# Of the hidden layer held at a time where it is computed in parts: 8 MB of float32.
+_HIDDEN_ELEMENTS = 2 << 20
+
+
 class GridBlock(nn.Module):
     """Attention along grid axes and an MLP, both with adaLN modulation (DiT).
 
@@ -46,7 +50,7 @@ class GridBlock(nn.Module):
         """
         shift, scale, gate, *mlp = self._modulation(modulation)
         x = torch.addcmul(x, gate, self.attention(_modulate(x, shift, scale), axes=axes, angles=angles))
-        return self._mlp(x, *mlp)
+        return self._add_mlp(x, *mlp)
 
     def two_stream(
         self, view: Tensor, time: Tensor, view_kwargs: Mapping[str, Any], time_kwargs: Mapping[str, Any]
@@ -60,15 +64,28 @@ class GridBlock(nn.Module):
             view_kwargs["angles"],
             time_kwargs["angles"],
         )
-        view = self._mlp(torch.addcmul(view, view_gate, view_out), *view_mlp)
-        time = self._mlp(torch.addcmul(time, time_gate, time_out), *time_mlp)
+        view = self._add_mlp(torch.addcmul(view, view_gate, view_out), *view_mlp)
+        time = self._add_mlp(torch.addcmul(time, time_gate, time_out), *time_mlp)
         return view, time
 
     def _modulation(self, modulation: Tensor) -> list[Tensor]:
         return [m[:, None, None, None, :] for m in (modulation + self.table).unbind(1)]
 
-    def _mlp(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
-        return torch.addcmul(x, gate, self.mlp(_modulate(x, shift, scale)))
+    def _add_mlp(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        """The MLP's branch added to ``x``, which the caller has no more use for.
+
+        Without grad on the CPU it goes a few frames at a time: the hidden layer, four times the width of the stream,
+        then stays in the cache and its memory is used again, where a new one would be mostly page faults.
+        """
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return torch.addcmul(x, gate, self.mlp(_modulate(x, shift, scale)))
+        hidden = self.mlp[0].out_features
+        for clip in x.unbind(1):
+            for part in clip.split(max(1, _HIDDEN_ELEMENTS // (hidden * clip[:, 0].shape[:-1].numel())), dim=1):
+                branch = self.mlp[0](_modulate(part, shift[:, 0], scale[:, 0]))
+                branch = self.mlp[2](torch.ops.aten.gelu_(branch, approximate=self.mlp[1].approximate))
+                part.addcmul_(gate[:, 0], branch)
+        return x
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
