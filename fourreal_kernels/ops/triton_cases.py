@@ -1,0 +1,50 @@
+"""What an operator's Triton kernels offer to the ahead-of-time tests and to ``fourreal tune``.
+
+An operator with a Triton backend has a module ``ops/<op>/triton_cases.py`` with two functions:
+
+* ``compile_cases(arch) -> list[CompileCase]``: one case per shipped configuration (kernel, head-dim bucket, dtype);
+* ``tuning_tasks(arch) -> list[TuneTask]``: what ``fourreal tune`` measures on the chip ``arch``.
+
+That module may import Triton; this one does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CompileCase:
+    """One kernel with one configuration, compiled without a GPU.
+
+    ``fn`` is the ``triton.jit`` function. ``signature`` gives the type of every run-time argument (``"*bf16"``,
+    ``"i64"``, ``"fp32"``, ...), ``constexprs`` the value of every other one. ``divisible`` names the run-time
+    arguments (pointers, strides) that are multiples of 16, as the launcher finds them on aligned tensors.
+    """
+
+    name: str
+    fn: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    num_warps: int
+    num_stages: int
+    divisible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TuneTask:
+    """One bucket of one kernel that ``fourreal tune`` measures.
+
+    ``make()`` allocates the inputs on the GPU and returns a function that launches the kernel once with the
+    configuration it is given. ``head_dim`` and ``length`` are the inclusive ranges in which the winner is used, as in
+    :mod:`fourreal_kernels.tuning`; the inputs stand for that bucket.
+    """
+
+    kernel: str
+    head_dim: tuple[int, int]
+    length: tuple[int, int]
+    dtype_bytes: int
+    candidates: list[dict[str, int]] = field(repr=False)
+    make: Callable[[], Callable[[dict[str, int]], None]] = field(repr=False)

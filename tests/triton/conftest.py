@@ -1,0 +1,23 @@
+"""The Triton kernels under Triton's interpreter: a process of its own, ``TRITON_INTERPRET=1 pytest tests/triton``."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.exit(
+        "tests/triton runs the kernels under Triton's interpreter, which has to be chosen before Triton is imported: "
+        "run `TRITON_INTERPRET=1 python -m pytest tests/triton`",
+        returncode=pytest.ExitCode.USAGE_ERROR,
+    )
+
+import interpreted_bfloat16
+
+
+@pytest.fixture(autouse=True, scope="session")
+def bfloat16_arithmetic():
+    """The interpreter's bfloat16 made to agree with the hardware's."""
+    with interpreted_bfloat16.corrected():
+        yield
