@@ -12,7 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
+
+from .. import dispatch
 
 
 @dataclass(frozen=True)
@@ -48,3 +53,14 @@ class TuneTask:
     dtype_bytes: int
     candidates: list[dict[str, int]] = field(repr=False)
     make: Callable[[], Callable[[dict[str, int]], None]] = field(repr=False)
+
+
+def case_modules() -> dict[str, ModuleType]:
+    """By name of the operator's package, the ``triton_cases`` module of each operator that has Triton kernels.
+
+    Raises:
+        ModuleNotFoundError: Triton is not installed.
+    """
+    packages = dict.fromkeys(operator.package for operator in dispatch.operators())
+    found = {package: f"{package}.triton_cases" for package in packages if find_spec(f"{package}.triton_cases")}
+    return {package.rpartition(".")[2]: import_module(module) for package, module in found.items()}
