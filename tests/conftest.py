@@ -13,7 +13,7 @@ collect_ignore = [] if interpreting() else ["triton"]
 
 def pytest_terminal_summary(terminalreporter):
     if not interpreting():
-        terminalreporter.write_line("tests/triton is a run of its own: TRITON_INTERPRET=1 python -m pytest tests/triton")
+        terminalreporter.write_line("not run here: tests/triton (TRITON_INTERPRET=1 python -m pytest tests/triton)")
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 An operator with a Triton backend has a module ``ops/<op>/triton_cases.py`` with two functions:
 
 * ``compile_cases(arch) -> list[CompileCase]``: one case per shipped configuration (kernel, head-dim bucket, dtype);
-* ``tuning_tasks(arch) -> list[TuneTask]``: what ``fourreal tune`` measures on the chip ``arch``.
+* ``tuning_candidates(arch) -> list[TuneTask]``: what ``fourreal tune`` measures on the chip ``arch``, if the operator
+  has configurations worth measuring.
 
 That module may import Triton; this one does not.
 """
@@ -42,9 +43,10 @@ class CompileCase:
 class TuneTask:
     """One bucket of one kernel that ``fourreal tune`` measures.
 
-    ``make()`` allocates the inputs on the GPU and returns a function that launches the kernel once with the
-    configuration it is given. ``head_dim`` and ``length`` are the inclusive ranges in which the winner is used, as in
-    :mod:`fourreal_kernels.tuning`; the inputs stand for that bucket.
+    ``make()`` allocates the inputs on the current GPU and returns a function that launches the kernel once with the
+    configuration it is given; it may call the operator within :func:`fourreal_kernels.tuning.forced`. ``head_dim`` and
+    ``length`` are the inclusive ranges in which the winner is used, as in :mod:`fourreal_kernels.tuning`; the inputs
+    stand for that bucket. Every candidate gives correct results; one that does not fit the chip may raise.
     """
 
     kernel: str
