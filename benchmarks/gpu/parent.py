@@ -111,11 +111,7 @@ def _run_shard(part: _Shard, limit: float, folder: Path) -> dict[str, Any]:
 
 def _process(part: _Shard, results: Path, skip: int, seconds: float, log: Path) -> tuple[int | None, str]:
     """Exit status, None when it was stopped at its limit, and the end of what it printed."""
-    command = [
-        *(sys.executable, "-m", "benchmarks.gpu", "block", part.kind, part.block.name, "--results", str(results)),
-        *("--shard", str(part.index), "--shards", str(part.shards), "--skip", str(skip)),
-        *("--settings", json.dumps(asdict(part.settings))),
-    ]
+    command = _command(part, results, skip)
     with log.open("ab") as output:
         start = output.tell()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
@@ -126,6 +122,14 @@ def _process(part: _Shard, results: Path, skip: int, seconds: float, log: Path) 
         finally:
             _end(process)
     return status, log.read_bytes()[start:][-_TAIL:].decode(errors="replace")
+
+
+def _command(part: _Shard, results: Path, skip: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "benchmarks.gpu", "block", part.kind, part.block.name, "--results", str(results)),
+        *("--shard", str(part.index), "--shards", str(part.shards), "--skip", str(skip)),
+        *("--settings", json.dumps(asdict(part.settings))),
+    ]
 
 
 def _end(process: subprocess.Popen) -> None:
