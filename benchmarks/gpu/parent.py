@@ -83,8 +83,12 @@ def _run(kind: str, block: Block, settings: Settings, deadline: float, log: Path
     status = max((outcome["status"] for outcome in outcomes), key=_SEVERITY.index)
     reasons = [outcome["reason"] for outcome in outcomes if "reason" in outcome]
     jobs = [job for outcome in outcomes for job in outcome["jobs"]]
-    if status == "ok" and any(job["status"] in BAD for job in jobs):
+    states = {job["status"] for job in jobs}
+    if status == "ok" and states & set(BAD):
         status = "failed"
+    elif status == "ok" and states <= {"absent"}:
+        status = "absent"
+        reasons = [job["reason"] for job in jobs] or ["it has no jobs"]
     reason = {"reason": reasons[0]} if reasons else {}
     return {"name": block.name, "status": status} | reason | {"seconds": round(monotonic() - started, 1), "jobs": jobs}
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.case import Provider
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import check_attention, parent, stability, tiny, tools
+from benchmarks.gpu import check_attention, document, parent, stability, tiny, tools
 from benchmarks.gpu.block import Absent, Block, Settings
 from benchmarks.gpu.child import GPU_FAILED, run_block
 from benchmarks.gpu.cold import ColdSampler
@@ -88,11 +88,15 @@ def test_shards_share_the_jobs(tmp_path):
     assert [[line["name"] for line in _lines(tmp_path / name)] for name in "01"] == [["0", "2", "4"], ["1", "3"]]
 
 
+ABSENT = "print('{\"name\": \"one\", \"status\": \"absent\", \"reason\": \"refused\"}', file=open(results, 'a'))"
 WRITE = "print('{\"name\": \"one\", \"status\": \"ok\"}', file=open(results, 'a'))"
 
 
 @pytest.mark.parametrize("code, status, jobs, reason", [
     (WRITE, "ok", 1, ""),
+    (ABSENT, "absent", 1, "refused"),
+    (f"{WRITE}; {ABSENT}", "ok", 2, ""),
+    ("pass", "absent", 0, "it has no jobs"),
     (f"{WRITE}; import time; time.sleep(60)", "stopped", 1, "at its limit"),
     (f"{WRITE}; print('last words'); raise SystemExit(3)", "crashed", 1, "exit status 3: last words"),
     (f"{WRITE}; raise SystemExit(0 if skip == 2 else {GPU_FAILED})", "ok", 3, ""),
@@ -117,6 +121,13 @@ def test_no_time_is_left(tmp_path):
     kept: list[dict] = []
     parent.run_blocks("toy", [_block()], REHEARSAL, 1, tmp_path / "log", kept.extend)
     assert kept[0]["status"] == "not run" and kept[0]["reason"] == "no time was left"
+
+
+@pytest.mark.parametrize("small, status", [(True, 0), (False, 1)])
+def test_a_block_that_did_not_run_is_not_green_on_a_gpu(small, status, tmp_path, monkeypatch):
+    absent = {"name": "toy", "status": "absent", "reason": "refused", "jobs": []}
+    monkeypatch.setattr(document, "run_blocks", lambda *arguments: arguments[-1]([absent]))
+    assert run_and_write("check", [], Settings("cpu", ("triton",), small=small), 1, tmp_path) == status
 
 
 def test_from_the_command_to_the_document(tmp_path):
