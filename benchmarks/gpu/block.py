@@ -41,6 +41,7 @@ class Block:
     Attributes:
         seconds: the most that all jobs together may take; what was done until then is kept.
         gpu_only: left out of a rehearsal.
+        optional: a run is well without it.
         own_device: the jobs create tensors on the device unless they say otherwise.
         shards: so many processes share the jobs, because kernels are compiled when first called. Not for timings.
     """
@@ -49,6 +50,7 @@ class Block:
     seconds: float
     jobs: Callable[[Settings], Iterable[Job]]
     gpu_only: bool = False
+    optional: bool = False
     own_device: bool = True
     shards: int = 1
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TextIO
 
 import torch
+
+from fourreal_kernels.ops import triton_support
 
 from .block import Absent, Block, Settings
 
@@ -24,7 +26,7 @@ _LONGEST_REASON = 800
 def run_block(block: Block, settings: Settings, target: Path, shard: int, shards: int, skip: int) -> int:
     """Append the results of a shard's jobs after the first ``skip`` to ``target``; returns the exit status."""
     placed = torch.device(settings.device) if block.own_device else nullcontext()
-    with target.open("a") as lines, placed:
+    with target.open("a") as lines, placed, _interpreter():
         mine = islice(enumerate(block.jobs(settings)), shard, None, shards)
         for index, (name, job) in islice(mine, skip, None):
             torch.manual_seed(index)
@@ -34,6 +36,15 @@ def run_block(block: Block, settings: Settings, target: Path, shard: int, shards
             if gpu_failed:
                 return GPU_FAILED
     return 0
+
+
+def _interpreter() -> AbstractContextManager:
+    """With TRITON_INTERPRET=1, which a rehearsal can be run with, bfloat16 as the hardware computes it."""
+    if not triton_support.interpreting():
+        return nullcontext()
+    from .helpers import interpreted_bfloat16
+
+    return interpreted_bfloat16().corrected()
 
 
 def _outcome(job: Callable[[], dict[str, Any]], settings: Settings) -> tuple[dict[str, Any], bool]:

@@ -42,8 +42,9 @@ def run_and_write(kind: str, blocks: Sequence[Block], settings: Settings, second
     if kind == "bench":
         print("\n".join(judge_gpu(document)))
     print(f"wrote {target} and {log.name}, {document['seconds']:.0f} s")
-    bad = BAD if settings.small else (*BAD, "absent")
-    return 1 if any(block["status"] in bad for block in document["blocks"]) else 0
+    needless = {block.name for block in blocks if settings.small or block.optional}
+    missing = [block for block in document["blocks"] if block["status"] == "absent" and block["name"] not in needless]
+    return 1 if missing or any(block["status"] in BAD for block in document["blocks"]) else 0
 
 
 def _of_check(outcomes: Outcomes) -> dict[str, Any]:

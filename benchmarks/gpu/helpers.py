@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 _FOLDER = str(Path(__file__).parents[2] / "tests" / "helpers")
 if _FOLDER not in sys.path:
@@ -15,4 +17,9 @@ import op_layouts  # noqa: E402
 import op_numerics  # noqa: E402
 import rope_formula  # noqa: E402
 
-__all__ = ["attention_cases", "exchange_formula", "op_layouts", "op_numerics", "rope_formula"]
+__all__ = ["attention_cases", "exchange_formula", "interpreted_bfloat16", "op_layouts", "op_numerics", "rope_formula"]
+
+
+def interpreted_bfloat16() -> ModuleType:
+    """The helper of that name, which needs Triton."""
+    return import_module("interpreted_bfloat16")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import bench_attention, bench_others, check_attention, check_others, stability, tools
+from . import bench_attention, bench_others, check_attention, check_others, fa3, stability, tools
 from .block import Block
 from .timings import case_jobs, ceiling_jobs
 
@@ -39,6 +39,7 @@ BENCH = (
     _timed("flex attention", 120, bench_attention.flex_cases, compile=True),
     _timed("compiled attention", 60, bench_attention.compiled_cases, compile=True),
     _timed("compiled others", 90, bench_others.compiled_cases, compile=True),
+    Block("flash attention 3", 60, fa3.jobs, gpu_only=True, own_device=False, optional=True),
     Block("ceilings again", 40, ceiling_jobs, own_device=False),
 )
 

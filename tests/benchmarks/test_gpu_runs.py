@@ -9,12 +9,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.case import Provider
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import check_attention, document, parent, stability, tiny, tools
+from benchmarks.gpu import check_attention, document, fa3, parent, stability, tiny, tools
 from benchmarks.gpu.block import Absent, Block, Settings
 from benchmarks.gpu.child import GPU_FAILED, run_block
 from benchmarks.gpu.cold import ColdSampler
@@ -123,11 +124,12 @@ def test_no_time_is_left(tmp_path):
     assert kept[0]["status"] == "not run" and kept[0]["reason"] == "no time was left"
 
 
-@pytest.mark.parametrize("small, status", [(True, 0), (False, 1)])
-def test_a_block_that_did_not_run_is_not_green_on_a_gpu(small, status, tmp_path, monkeypatch):
+@pytest.mark.parametrize("small, optional, status", [(True, False, 0), (False, True, 0), (False, False, 1)])
+def test_a_block_that_did_not_run_is_not_green_on_a_gpu(small, optional, status, tmp_path, monkeypatch):
     absent = {"name": "toy", "status": "absent", "reason": "refused", "jobs": []}
     monkeypatch.setattr(document, "run_blocks", lambda *arguments: arguments[-1]([absent]))
-    assert run_and_write("check", [], Settings("cpu", ("triton",), small=small), 1, tmp_path) == status
+    settings = Settings("cpu", ("triton",), small=small)
+    assert run_and_write("check", [_block(optional=optional)], settings, 1, tmp_path) == status
 
 
 def test_from_the_command_to_the_document(tmp_path):
@@ -196,6 +198,48 @@ def test_operators_that_the_gpu_blocks_call(monkeypatch):
 
 def test_elements_far_apart():
     check_attention._far_apart("reference")
+
+
+def test_flash_attention_3_needs_its_library(monkeypatch):
+    monkeypatch.delenv("FOURREAL_FA3", raising=False)
+    (name, job), *_ = fa3.jobs(REHEARSAL)
+    assert name == "8 lines of 512 keys, H 16 D 64"
+    with pytest.raises(Absent, match="FOURREAL_FA3 names no library"):
+        job()
+
+
+class _JaxArray(np.ndarray):
+    """What the peer uses of a JAX array."""
+
+    def block_until_ready(self):
+        return self
+
+
+def test_flash_attention_3_through_a_pretended_jax(monkeypatch):
+    """A softmax in numpy in place of the library: shapes, attributes and the error are those of the real call."""
+
+    def attention(q, k, v, softmax_scale, is_causal, window_size_left, window_size_right):
+        assert not is_causal and window_size_left == window_size_right == -1
+        q, k, v = (torch.from_numpy(np.asarray(x)).transpose(1, 2) for x in (q, k, v))
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=float(softmax_scale)).transpose(1, 2)
+        return out.numpy().view(_JaxArray), None, None, None
+
+    def ffi_call(name, results):
+        assert [result.shape for result in results] == [(2, 5, 3, 8), (2, 3, 5), (1, 1, 1, 1), (1, 1, 1)]
+        return attention
+
+    jax = SimpleNamespace(
+        ffi=SimpleNamespace(ffi_call=ffi_call, pycapsule=lambda x: x, register_ffi_target=lambda *a, **k: None),
+        ShapeDtypeStruct=lambda shape, dtype: SimpleNamespace(shape=shape), jit=lambda function: function,
+        numpy=SimpleNamespace(bfloat16=np.float32, float32=np.float32),
+        random=SimpleNamespace(key=np.random.default_rng, normal=lambda key, shape, dtype: key.normal(
+            size=shape).astype(dtype).view(_JaxArray)),
+        nn=SimpleNamespace(softmax=lambda x: torch.from_numpy(np.asarray(x)).softmax(-1).numpy()),
+    )
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    monkeypatch.setattr(fa3, "_library", lambda: SimpleNamespace(dew_flash3_mha_fwd=None))
+    found = fa3._measure(2, 5, 3, 8)
+    assert found["error"] < 1e-5 and found["seconds_per_call"] > 0
 
 
 class _Graph:
