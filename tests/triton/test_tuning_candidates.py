@@ -1,0 +1,23 @@
+"""What ``fourreal tune`` measures runs: each kernel's call, with the shipped configuration and with another one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import fourreal_kernels  # noqa: F401  (registers the operators)
+from fourreal_kernels.ops.triton_cases import TuneTask, candidate_modules
+from fourreal_kernels.ops.triton_support import INTERPRETER
+from fourreal_kernels.ops.triton_tuning import measure
+
+TASKS = [task for module in candidate_modules().values() for task in module.tuning_candidates(INTERPRETER)]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.kernel}-{task.dtype_bytes}")
+def test_the_calls_run(task: TuneTask):
+    chosen = replace(task, candidates=task.candidates[:1])
+    calls = []
+    outcome = measure(chosen, INTERPRETER, lambda run: calls.append(run) or float(len(calls)))
+    assert outcome.refused == outcome.wrong == 0 and outcome.seconds == outcome.shipped_seconds == 1.0
+    assert len(calls) == 1 + outcome.tried
