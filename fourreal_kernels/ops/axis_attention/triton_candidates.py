@@ -1,4 +1,4 @@
-"""What ``fourreal tune`` measures of the attention kernels: view attention of V = T = 8, pointwise attention along 8."""
+"""What ``fourreal tune`` measures of attention: the views of 8 x 8 frames, pointwise along 8 views."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _OPERATORS = torch.ops.fourreal_kernels
 
 def tuning_candidates(arch: str) -> list[TuneTask]:
     """A task per kernel and bucket; a length is the number of queries that share their keys."""
-    sizes = (_TINY, 2, 32, 3) if arch == INTERPRETER else (_TYPICAL, _FRAMES, _CHANNELS, _POINTWISE_TOKENS)
-    typical, frames, channels, pointwise_tokens = sizes
+    sizes = (_TINY, 2, 1, 16, 3) if arch == INTERPRETER else (_TYPICAL, _FRAMES, _FRAMES, _CHANNELS, _POINTWISE_TOKENS)
+    typical, views, times, channels, pointwise_tokens = sizes
 
     def view(head_dim: int, length: int) -> tuple[int, ...]:
-        return 1, frames, frames, max(1, length // frames), max(1, channels // head_dim), head_dim
+        return 1, views, times, max(1, length // views), max(1, channels // head_dim), head_dim
 
     def pointwise(head_dim: int, length: int) -> tuple[int, ...]:
-        return 1, frames, frames, pointwise_tokens, max(1, channels // head_dim), head_dim
+        return 1, views, times, pointwise_tokens, max(1, channels // head_dim), head_dim
 
     workloads = {
         "attention_forward": (_forward, "vn", view),
