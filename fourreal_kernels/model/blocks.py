@@ -14,7 +14,6 @@ from ..grid import VIEW
 from ..nn import GridAttention
 from ..nn.attention import Angles
 
-
 # Of the hidden layer held at a time where it is computed in parts: 8 MB of float32.
 _HIDDEN_ELEMENTS = 2 << 20
 
