@@ -1,9 +1,9 @@
 """Backward kernels of ``axis_attention``: deterministic, without atomics.
 
 With P the probabilities, dP = dO V^T and delta = rowsum(dO * O) - grad_lse:
-dS = P * (dP - delta), dQ = scale dS K, dK = scale dS^T Q, dV = P^T dO. One kernel gives each tile of keys its dK and dV,
-walking the list of its queries; another gives each tile of queries its dQ. The relation is symmetric, so both walk the
-frame lists of the forward kernel.
+dS = P * (dP - delta), dQ = scale dS K, dK = scale dS^T Q, dV = P^T dO. One kernel gives each tile of keys its dK and
+dV, walking the list of its queries; another gives each tile of queries its dQ. The relation is symmetric, so both walk
+the frame lists of the forward kernel.
 """
 
 import triton
@@ -38,7 +38,7 @@ def attention_backward_rows(
     lse_b, lse_v, lse_t, lse_n, lse_h, grad_lse_b, grad_lse_v, grad_lse_t, grad_lse_n, grad_lse_h,
     row_b, row_v, row_t, row_n, row_h,
     views, times, tokens, heads,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr,
 ):
     """The base-2 log-sum-exp and delta of each query, in the layout that the other kernels read.
 
@@ -50,9 +50,9 @@ def attention_backward_rows(
     exist = pair < tokens * heads
     row = (frame // times // views, frame // times % views, frame % times, pair // heads, pair % heads)
     offsets = _pair_offsets(row, (out_b, out_v, out_t, out_n, out_h))
-    values = load_rows(out, offsets, exist, True, HEAD_DIM, BLOCK_D).to(tl.float32)
+    values = load_rows(out, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT).to(tl.float32)
     offsets = _pair_offsets(row, (do_b, do_v, do_t, do_n, do_h))
-    grad = load_rows(grad_out, offsets, exist, True, HEAD_DIM, BLOCK_D).to(tl.float32)
+    grad = load_rows(grad_out, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT).to(tl.float32)
     total = tl.sum(values * grad, 1)
     if grad_lse is not None:
         offsets = _pair_offsets(row, (grad_lse_b, grad_lse_v, grad_lse_t, grad_lse_n, grad_lse_h))
@@ -73,6 +73,7 @@ def attention_backward_keys(
     FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, TAIL: tl.constexpr, NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """dK and dV of one tile of keys. Queries beyond the list read as zeros of infinite log-sum-exp: P = 0."""
     q_strides = (q_b, q_v, q_t, q_n, q_h)
@@ -86,11 +87,11 @@ def attention_backward_keys(
     place, tile = locate(tl.program_id(0), tiles, sizes, FRAMES, TOKENS)
     rows, exist = own_rows(tile, place, sizes, FRAMES, TOKENS, BLOCK_K)
     offsets = own_offsets(place, rows, k_strides, TOKENS, BLOCK_K)
-    key = load_rows(k, offsets, exist, True, HEAD_DIM, BLOCK_D)
+    key = load_rows(k, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
     if NEGATIVE:
         key = negated(key)
     offsets = own_offsets(place, rows, v_strides, TOKENS, BLOCK_K)
-    value = load_rows(v, offsets, exist, True, HEAD_DIM, BLOCK_D)
+    value = load_rows(v, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
 
     length = list_length(sizes, FRAMES, TOKENS)
     acc_k = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
@@ -98,7 +99,7 @@ def attention_backward_keys(
     for start in range(0, length, BLOCK_Q):
         valid = start + tl.arange(0, BLOCK_Q) < length
         listed = listed_offsets(start, place, sizes, q_strides, FRAMES, TOKENS, SPAN, BLOCK_Q)
-        query = load_rows(q, listed, valid, TAIL, HEAD_DIM, BLOCK_D)
+        query = load_rows(q, listed, valid, TAIL, HEAD_DIM, BLOCK_D, UNIT)
         listed = listed_offsets(start, place, sizes, row_strides, FRAMES, TOKENS, SPAN, BLOCK_Q)
         if TAIL:
             lse = tl.load(lse_base_2 + listed, mask=valid, other=float("inf"))
@@ -109,16 +110,16 @@ def attention_backward_keys(
         scores = tl.dot(key, tl.trans(query), input_precision=PRECISION)
         weights = tl.math.exp2(scores * scale - lse[None, :])
         listed = listed_offsets(start, place, sizes, do_strides, FRAMES, TOKENS, SPAN, BLOCK_Q)
-        grad = load_rows(grad_out, listed, valid, TAIL, HEAD_DIM, BLOCK_D)
+        grad = load_rows(grad_out, listed, valid, TAIL, HEAD_DIM, BLOCK_D, UNIT)
         acc_v = tl.dot(weights.to(grad.dtype), grad, acc_v, input_precision=PRECISION)
         grad_weights = tl.dot(value, tl.trans(grad), input_precision=PRECISION)
         grad_scores = weights * (grad_weights - offset[None, :])
         acc_k = tl.dot(grad_scores.to(query.dtype), query, acc_k, input_precision=PRECISION)
 
     offsets = own_offsets(place, rows, (dv_b, dv_v, dv_t, dv_n, dv_h), TOKENS, BLOCK_K)
-    store_rows(grad_v, offsets, exist, acc_v, HEAD_DIM, BLOCK_D)
+    store_rows(grad_v, offsets, exist, acc_v, HEAD_DIM, BLOCK_D, UNIT)
     offsets = own_offsets(place, rows, (dk_b, dk_v, dk_t, dk_n, dk_h), TOKENS, BLOCK_K)
-    store_rows(grad_k, offsets, exist, acc_k * natural_scale, HEAD_DIM, BLOCK_D)
+    store_rows(grad_k, offsets, exist, acc_k * natural_scale, HEAD_DIM, BLOCK_D, UNIT)
 
 
 @triton.jit
@@ -144,6 +145,7 @@ def attention_backward_queries(
     FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, TAIL: tl.constexpr, NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """dQ of one tile of queries. The last tile of a list with a tail comes first, as in the forward kernel."""
     q_strides = (q_b, q_v, q_t, q_n, q_h)
@@ -157,11 +159,11 @@ def attention_backward_queries(
     place, tile = locate(tl.program_id(0), tiles, sizes, FRAMES, TOKENS)
     rows, exist = own_rows(tile, place, sizes, FRAMES, TOKENS, BLOCK_Q)
     offsets = own_offsets(place, rows, q_strides, TOKENS, BLOCK_Q)
-    query = load_rows(q, offsets, exist, True, HEAD_DIM, BLOCK_D)
+    query = load_rows(q, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
     if NEGATIVE:
         query = negated(query)
     offsets = own_offsets(place, rows, do_strides, TOKENS, BLOCK_Q)
-    grad = load_rows(grad_out, offsets, exist, True, HEAD_DIM, BLOCK_D)
+    grad = load_rows(grad_out, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
     offsets = own_offsets(place, rows, row_strides, TOKENS, BLOCK_Q)
     lse = tl.load(lse_base_2 + offsets, mask=exist, other=float("inf"))
     offset = tl.load(delta + offsets, mask=exist, other=0.0)
@@ -172,16 +174,16 @@ def attention_backward_queries(
     if TAIL:
         valid = looped + tl.arange(0, BLOCK_K) < length
         listed = listed_offsets(looped, place, sizes, k_strides, FRAMES, TOKENS, SPAN, BLOCK_K)
-        key = load_rows(k, listed, valid, True, HEAD_DIM, BLOCK_D)
+        key = load_rows(k, listed, valid, True, HEAD_DIM, BLOCK_D, UNIT)
         listed = listed_offsets(looped, place, sizes, v_strides, FRAMES, TOKENS, SPAN, BLOCK_K)
-        value = load_rows(v, listed, valid, True, HEAD_DIM, BLOCK_D)
+        value = load_rows(v, listed, valid, True, HEAD_DIM, BLOCK_D, UNIT)
         acc = _grad_query(query, grad, key, value, lse, offset, acc, scale, valid, True, PRECISION)
     for start in range(0, looped, BLOCK_K):
         listed = listed_offsets(start, place, sizes, k_strides, FRAMES, TOKENS, SPAN, BLOCK_K)
-        key = load_rows(k, listed, None, False, HEAD_DIM, BLOCK_D)
+        key = load_rows(k, listed, None, False, HEAD_DIM, BLOCK_D, UNIT)
         listed = listed_offsets(start, place, sizes, v_strides, FRAMES, TOKENS, SPAN, BLOCK_K)
-        value = load_rows(v, listed, None, False, HEAD_DIM, BLOCK_D)
+        value = load_rows(v, listed, None, False, HEAD_DIM, BLOCK_D, UNIT)
         acc = _grad_query(query, grad, key, value, lse, offset, acc, scale, None, False, PRECISION)
 
     offsets = own_offsets(place, rows, (dq_b, dq_v, dq_t, dq_n, dq_h), TOKENS, BLOCK_Q)
-    store_rows(grad_q, offsets, exist, acc * natural_scale, HEAD_DIM, BLOCK_D)
+    store_rows(grad_q, offsets, exist, acc * natural_scale, HEAD_DIM, BLOCK_D, UNIT)

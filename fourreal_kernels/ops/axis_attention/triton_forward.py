@@ -40,7 +40,7 @@ def _attend(q, k, v, peak, total, acc, scale, valid, MASKED: tl.constexpr, PRECI
 def _load_listed(
     source, start, place, sizes, strides, valid, MASKED: tl.constexpr,
     DESCRIPTORS: tl.constexpr, FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr,
-    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr,
 ):
     """A tile of a frame list, through a tensor descriptor (B, V, T, N, H * D) or through pointers."""
     if DESCRIPTORS:
@@ -50,7 +50,7 @@ def _load_listed(
         return box.reshape(BLOCK, BLOCK_D)
     else:
         offsets = listed_offsets(start, place, sizes, strides, FRAMES, TOKENS, SPAN, BLOCK)
-        return load_rows(source, offsets, valid, MASKED, HEAD_DIM, BLOCK_D)
+        return load_rows(source, offsets, valid, MASKED, HEAD_DIM, BLOCK_D, UNIT)
 
 
 @triton.jit
@@ -59,12 +59,13 @@ def _forward_tile(
     FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, TAIL: tl.constexpr, NEGATIVE: tl.constexpr,
     DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """Output and log-sum-exp of one tile of queries."""
     tiles = tl.cdiv(own_length(sizes, FRAMES, TOKENS), BLOCK_Q)
     place, tile = locate(program, tiles, sizes, FRAMES, TOKENS)
     rows, exist = own_rows(tile, place, sizes, FRAMES, TOKENS, BLOCK_Q)
-    query = load_rows(q, own_offsets(place, rows, q_strides, TOKENS, BLOCK_Q), exist, True, HEAD_DIM, BLOCK_D)
+    query = load_rows(q, own_offsets(place, rows, q_strides, TOKENS, BLOCK_Q), exist, True, HEAD_DIM, BLOCK_D, UNIT)
     if NEGATIVE:
         query = negated(query)
 
@@ -79,26 +80,26 @@ def _forward_tile(
         valid = looped + tl.arange(0, BLOCK_K) < length
         key = _load_listed(
             k, looped, place, sizes, k_strides, valid, True,
-            DESCRIPTORS, FRAMES, TOKENS, SPAN, HEAD_DIM, BLOCK_K, BLOCK_D,
+            DESCRIPTORS, FRAMES, TOKENS, SPAN, HEAD_DIM, BLOCK_K, BLOCK_D, UNIT,
         )
         value = _load_listed(
             v, looped, place, sizes, v_strides, valid, True,
-            DESCRIPTORS, FRAMES, TOKENS, SPAN, HEAD_DIM, BLOCK_K, BLOCK_D,
+            DESCRIPTORS, FRAMES, TOKENS, SPAN, HEAD_DIM, BLOCK_K, BLOCK_D, UNIT,
         )
         peak, total, acc = _attend(query, key, value, peak, total, acc, scale, valid, True, PRECISION)
     for start in range(0, looped, BLOCK_K):
         key = _load_listed(
             k, start, place, sizes, k_strides, None, False,
-            DESCRIPTORS, FRAMES, TOKENS, SPAN, HEAD_DIM, BLOCK_K, BLOCK_D,
+            DESCRIPTORS, FRAMES, TOKENS, SPAN, HEAD_DIM, BLOCK_K, BLOCK_D, UNIT,
         )
         value = _load_listed(
             v, start, place, sizes, v_strides, None, False,
-            DESCRIPTORS, FRAMES, TOKENS, SPAN, HEAD_DIM, BLOCK_K, BLOCK_D,
+            DESCRIPTORS, FRAMES, TOKENS, SPAN, HEAD_DIM, BLOCK_K, BLOCK_D, UNIT,
         )
         peak, total, acc = _attend(query, key, value, peak, total, acc, scale, None, False, PRECISION)
 
     out_offsets = own_offsets(place, rows, out_strides, TOKENS, BLOCK_Q)
-    store_rows(out, out_offsets, exist, acc / total[:, None], HEAD_DIM, BLOCK_D)
+    store_rows(out, out_offsets, exist, acc / total[:, None], HEAD_DIM, BLOCK_D, UNIT)
     lse_offsets = own_offsets(place, rows, lse_strides, TOKENS, BLOCK_Q)
     tl.store(lse + lse_offsets, (peak + tl.math.log2(total)) * LN_2, mask=exist)
 
@@ -112,6 +113,7 @@ def attention_forward(
     FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, TAIL: tl.constexpr, NEGATIVE: tl.constexpr,
     DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """One stream: a program per tile of queries. ``scale`` is |scale| log2(e)."""
     _forward_tile(
@@ -119,7 +121,7 @@ def attention_forward(
         (q_b, q_v, q_t, q_n, q_h), (k_b, k_v, k_t, k_n, k_h), (v_b, v_v, v_t, v_n, v_h),
         (out_b, out_v, out_t, out_n, out_h), (lse_b, lse_v, lse_t, lse_n, lse_h),
         (views, times, tokens, heads), scale,
-        FRAMES, TOKENS, SPAN, TAIL, NEGATIVE, DESCRIPTORS, PRECISION, HEAD_DIM, BLOCK_Q, BLOCK_K, BLOCK_D,
+        FRAMES, TOKENS, SPAN, TAIL, NEGATIVE, DESCRIPTORS, PRECISION, HEAD_DIM, BLOCK_Q, BLOCK_K, BLOCK_D, UNIT,
     )
 
 
@@ -142,6 +144,7 @@ def two_stream_forward(
     views, times, tokens, heads, scale, first_programs,
     SPAN: tl.constexpr, TAIL: tl.constexpr, NEGATIVE: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+    UNIT: tl.constexpr,
 ):
     """View attention of the first stream and time attention of the second, whose arguments end in 2, in one launch.
 
@@ -159,5 +162,5 @@ def two_stream_forward(
         _pick(second, (out_b, out_v, out_t, out_n, out_h), (out2_b, out2_v, out2_t, out2_n, out2_h)),
         _pick(second, (lse_b, lse_v, lse_t, lse_n, lse_h), (lse2_b, lse2_v, lse2_t, lse2_n, lse2_h)),
         (tl.where(second, times, views), tl.where(second, views, times), tokens, heads), scale,
-        "views", True, SPAN, TAIL, NEGATIVE, False, PRECISION, HEAD_DIM, BLOCK_Q, BLOCK_K, BLOCK_D,
+        "views", True, SPAN, TAIL, NEGATIVE, False, PRECISION, HEAD_DIM, BLOCK_Q, BLOCK_K, BLOCK_D, UNIT,
     )

@@ -12,9 +12,9 @@ Every attention relation is one list of frames per query. A list position j is t
 All four are symmetric: the queries that attend to a key are found by walking the same list from the key's frame. With
 ``TOKENS`` false a frame counts as the one token at the own position, and the position becomes part of the batch.
 
-Tuples: ``sizes`` (views, times, tokens, heads), ``strides`` (batch, view, time, token, head) in elements, ``place``
-(batch, head, view, time, token) of a program; a part of ``place`` that its rows do not have in common is 0. Offsets are
-int64.
+Tuples: ``sizes`` (views, times, tokens, heads), ``strides`` (batch, view, time, token, head), ``place`` (batch, head,
+view, time, token) of a program; a part of ``place`` that its rows do not have in common is 0. Strides and offsets of
+tensors with a head dim are in units of ``UNIT`` elements, the others' in elements; offsets are int64.
 """
 
 import triton
@@ -160,10 +160,18 @@ def listed_offsets(
 
 
 @triton.jit
-def load_rows(pointer, offsets, valid, MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def _pointers(pointer, offsets, BLOCK_D: tl.constexpr, UNIT: tl.constexpr):
+    """Offsets of rows are in units of ``UNIT`` elements, so that the compiler sees 16-byte accesses at any head dim."""
+    return pointer + (offsets * UNIT)[:, None] + tl.arange(0, BLOCK_D)[None, :]
+
+
+@triton.jit
+def load_rows(
+    pointer, offsets, valid, MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr
+):
     """A tile (rows, BLOCK_D); rows that are not valid and columns beyond the head dim are 0, and not read."""
+    pointers = _pointers(pointer, offsets, BLOCK_D, UNIT)
     dims = tl.arange(0, BLOCK_D)
-    pointers = pointer + offsets[:, None] + dims[None, :]
     if MASKED:
         return tl.load(pointers, mask=valid[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
     elif HEAD_DIM != BLOCK_D:
@@ -173,9 +181,11 @@ def load_rows(pointer, offsets, valid, MASKED: tl.constexpr, HEAD_DIM: tl.conste
 
 
 @triton.jit
-def store_rows(pointer, offsets, valid, values, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def store_rows(
+    pointer, offsets, valid, values, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr
+):
+    pointers = _pointers(pointer, offsets, BLOCK_D, UNIT)
     dims = tl.arange(0, BLOCK_D)
-    pointers = pointer + offsets[:, None] + dims[None, :]
     tl.store(pointers, values.to(pointer.dtype.element_ty), mask=valid[:, None] & (dims < HEAD_DIM)[None, :])
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from math import e, log2
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ... import tuning
 from ...grid import TIME, VIEW, Axes, parse_axes
 from .. import triton_support
+from ..triton_access import on_device, stride_unit, strides_in
 from . import triton_backward, triton_forward
 from .triton_descriptors import describable, describe
 from .triton_relation import Relation, block_of_head_dim, matmul_precision, widest
@@ -28,17 +28,17 @@ def launch_forward(relation: Relation, tensors: list[Tensor], scale: float, conf
     """One launch with a given configuration; ``tensors`` q, k, v, out, lse as the kernel sees them."""
     q, k, v = tensors[:3]
     block = config["BLOCK_K"]
-    keys = [x.stride() for x in (k, v)]
+    unit = _unit(tensors)
     arguments: list[Any] = list(tensors)
     by_descriptor = bool(config["DESCRIPTORS"]) and relation.tokens and all(describable(x, block) for x in (k, v))
     if by_descriptor:
         arguments[1:3] = [describe(x, block) for x in (k, v)]
-    with _device(q):
+    with on_device(q):
         triton_forward.attention_forward[(relation.programs(q.shape, config["BLOCK_Q"]),)](
-            *arguments, *_strides(tensors), *q.shape[1:5], abs(scale) * log2(e),
+            *arguments, *_strides(unit, tensors), *q.shape[1:5], abs(scale) * log2(e),
             FRAMES=relation.frames, TOKENS=relation.tokens, DESCRIPTORS=by_descriptor,
-            SPAN="one" if by_descriptor else relation.span(q.shape, block, keys),
-            TAIL=relation.keys(q.shape) % block != 0, **_constants(q, scale), **_blocks(config),
+            SPAN="one" if by_descriptor else relation.span(q.shape, block, [k.stride(), v.stride()]),
+            TAIL=relation.keys(q.shape) % block != 0, **_constants(q, unit, scale), **_blocks(config),
         )
 
 
@@ -46,7 +46,8 @@ def forward_two_streams(view: tuple[Tensor, ...], time: tuple[Tensor, ...], scal
     """Write out and lse of both streams in one launch; a stream is q, k, v, out, lse."""
     streams = [(Relation.of(parse_axes(axes)), tensors) for axes, tensors in ((VIEW, view), (TIME, time))]
     config = configuration("attention_forward", streams[0][0], view[0])
-    launch_two_streams([(relation, [relation.seen(x) for x in tensors]) for relation, tensors in streams], scale, config)
+    seen = [(relation, [relation.seen(x) for x in tensors]) for relation, tensors in streams]
+    launch_two_streams(seen, scale, config)
 
 
 def launch_two_streams(
@@ -59,13 +60,14 @@ def launch_two_streams(
     spans = [
         relation.span(tensors[0].shape, block, [x.stride() for x in tensors[1:3]]) for relation, tensors in streams
     ]
-    arguments = [argument for _, tensors in streams for argument in (*tensors, *_strides(tensors))]
-    with _device(q):
+    unit = _unit([x for _, tensors in streams for x in tensors])
+    arguments = [argument for _, tensors in streams for argument in (*tensors, *_strides(unit, tensors))]
+    with on_device(q):
         triton_forward.two_stream_forward[(sum(programs),)](
             *arguments, *q.shape[1:5], abs(scale) * log2(e), programs[0],
             SPAN=widest(spans),
             TAIL=any(relation.keys(tensors[0].shape) % block for relation, tensors in streams),
-            **_constants(q, scale), **_blocks(config),
+            **_constants(q, unit, scale), **_blocks(config),
         )
 
 
@@ -76,10 +78,12 @@ def backward(
     """Write dq, dk, dv into ``grads``."""
     relation = Relation.of(axes)
     grad_out, q, k, v, out, lse, *grads = (
-        relation.seen(x) for x in (grad_out, q, k, v, out, lse, *grads))
+        relation.seen(x) for x in (grad_out, q, k, v, out, lse, *grads)
+    )
     grad_lse = None if grad_lse is None else relation.seen(grad_lse)
-    with _device(q):
-        rows = launch_rows(relation, out, grad_out, lse, grad_lse, configuration("attention_backward_rows", relation, q))
+    with on_device(q):
+        config = configuration("attention_backward_rows", relation, q)
+        rows = launch_rows(relation, out, grad_out, lse, grad_lse, config)
         inputs = [q, k, v, grad_out, *rows]
         launch_keys(relation, [*inputs, *grads[1:]], scale, configuration("attention_backward_keys", relation, q))
         launch_queries(relation, [*inputs, grads[0]], scale, configuration("attention_backward_queries", relation, q))
@@ -94,11 +98,12 @@ def launch_rows(
         rows = lse.new_empty((2, batch, heads, times, views, tokens)).permute(0, 1, 4, 3, 5, 2)
     else:
         rows = lse.new_empty((2, batch, heads, views, times, tokens)).permute(0, 1, 3, 4, 5, 2)
+    unit = _unit([out, grad_out])
     programs = batch * views * times * -(-tokens * heads // config["BLOCK"])
     triton_backward.attention_backward_rows[(programs,)](
-        out, grad_out, lse, grad_lse, *rows, *_strides([out, grad_out, lse, lse if grad_lse is None else grad_lse]),
-        *rows.stride()[1:], *lse.shape[1:], HEAD_DIM=out.shape[-1], **_blocks(config),
-        BLOCK_D=block_of_head_dim(out.shape[-1]),
+        out, grad_out, lse, grad_lse, *rows,
+        *_strides(unit, [out, grad_out, lse, lse if grad_lse is None else grad_lse, rows[0]]), *lse.shape[1:],
+        HEAD_DIM=out.shape[-1], BLOCK_D=block_of_head_dim(out.shape[-1]), UNIT=unit, **_blocks(config),
     )
     return rows[0], rows[1]
 
@@ -107,11 +112,12 @@ def launch_keys(relation: Relation, tensors: list[Tensor], scale: float, config:
     """dK and dV; ``tensors`` q, k, v, grad_out, the two of :func:`launch_rows`, dk, dv."""
     q, grad_out, row = tensors[0], tensors[3], tensors[4]
     block = config["BLOCK_Q"]
+    unit = _unit(tensors)
     triton_backward.attention_backward_keys[(relation.programs(q.shape, config["BLOCK_K"]),)](
-        *tensors, *_strides([*tensors[:5], *tensors[6:]]), *q.shape[1:5], abs(scale) * log2(e), scale,
+        *tensors, *_strides(unit, [*tensors[:5], *tensors[6:]]), *q.shape[1:5], abs(scale) * log2(e), scale,
         FRAMES=relation.frames, TOKENS=relation.tokens,
         SPAN=relation.span(q.shape, block, [x.stride() for x in (q, grad_out, row)]),
-        TAIL=relation.keys(q.shape) % block != 0, **_constants(q, scale), **_blocks(config),
+        TAIL=relation.keys(q.shape) % block != 0, **_constants(q, unit, scale), **_blocks(config),
     )
 
 
@@ -119,11 +125,12 @@ def launch_queries(relation: Relation, tensors: list[Tensor], scale: float, conf
     """dQ; ``tensors`` q, k, v, grad_out, the two of :func:`launch_rows`, dq."""
     q, k, v = tensors[:3]
     block = config["BLOCK_K"]
+    unit = _unit(tensors)
     triton_backward.attention_backward_queries[(relation.programs(q.shape, config["BLOCK_Q"]),)](
-        *tensors, *_strides([*tensors[:5], tensors[6]]), *q.shape[1:5], abs(scale) * log2(e), scale,
+        *tensors, *_strides(unit, [*tensors[:5], tensors[6]]), *q.shape[1:5], abs(scale) * log2(e), scale,
         FRAMES=relation.frames, TOKENS=relation.tokens,
         SPAN=relation.span(q.shape, block, [x.stride() for x in (k, v)]),
-        TAIL=relation.keys(q.shape) % block != 0, **_constants(q, scale), **_blocks(config),
+        TAIL=relation.keys(q.shape) % block != 0, **_constants(q, unit, scale), **_blocks(config),
     )
 
 
@@ -139,19 +146,19 @@ def _blocks(config: dict[str, int]) -> dict[str, int]:
     return {name: value for name, value in config.items() if name != "DESCRIPTORS"}
 
 
-def _constants(q: Tensor, scale: float) -> dict[str, Any]:
+def _constants(q: Tensor, unit: int, scale: float) -> dict[str, Any]:
     head_dim = q.shape[-1]
     return {
         "NEGATIVE": scale < 0, "PRECISION": matmul_precision(q.dtype), "HEAD_DIM": head_dim,
-        "BLOCK_D": block_of_head_dim(head_dim),
+        "BLOCK_D": block_of_head_dim(head_dim), "UNIT": unit,
     }
 
 
-def _strides(tensors: list[Tensor]) -> list[int]:
+def _unit(tensors: Sequence[Tensor]) -> int:
+    """The unit of the strides of all tensors with a head dim."""
+    return stride_unit(*(x for x in tensors if x.ndim == 6))
+
+
+def _strides(unit: int, tensors: Sequence[Tensor]) -> list[int]:
     """(batch, view, time, token, head) of each tensor."""
-    return [stride for x in tensors for stride in x.stride()[:5]]
-
-
-def _device(x: Tensor) -> AbstractContextManager:
-    """Triton launches on the current device."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+    return [stride for x in tensors for stride in (strides_in(unit, x) if x.ndim == 6 else x.stride())]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...grid import Axes
+from ..triton_access import power_of_two
 
 _FRAMES = {(): "own", ("v",): "views", ("t",): "views", ("v", "t"): "all"}
 
@@ -98,4 +99,4 @@ def matmul_precision(dtype: torch.dtype) -> str:
 
 def block_of_head_dim(head_dim: int) -> int:
     """The next power of two, and at least what a matrix instruction takes."""
-    return max(16, 1 << (head_dim - 1).bit_length())
+    return max(16, power_of_two(head_dim))
