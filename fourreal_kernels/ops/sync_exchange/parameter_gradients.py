@@ -53,6 +53,9 @@ class DenseParameterGradients:
         gate, scale = self._factors(entry)
         return self.weight * scale * gate
 
+    def gated_weight(self, entry: int) -> Tensor:
+        return self.weight * self._factors(entry)[0]
+
     def add(self, entry: int, products: Tensor, sums: Tensor) -> None:
         gate, scale = self._factors(entry)
         of_weight, of_bias, of_scale, of_gate = self.of_arguments

@@ -2,8 +2,8 @@
 
 With g the upstream gradient (hard: of both results together) and z the two streams side by side, one product P = g^T z
 per batch entry carries every parameter: gates and scales act on its rows and columns only, so neither the forward
-product nor a scaled copy of the streams is needed again. P of a chunk has the dtype of the streams, as a GEMM of
-16-bit operands gives it; chunks are added in fp32, in a fixed order.
+product nor a scaled copy of the streams is needed again. The pass after the GEMM applies the scale, as a gate. P of a
+chunk has the dtype of the streams, as a GEMM of 16-bit operands gives it; chunks are added in fp32, in a fixed order.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checks import unit_stride_gradient
+from ..triton_access import dense
 from .call import ExchangeGradients
 from .compiled import as_grids
 from .parameter_gradients import DenseParameterGradients
@@ -24,16 +25,18 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
     batch = view.shape[0]
     entries = batch if gate is not None or input_scale is not None else 1
     outs = torch.empty_like(view), torch.empty_like(time)
+    scale = dense(input_scale)
     gradients = DenseParameterGradients(weight.detach(), bias, input_scale, gate)
     tensors = (unit_stride_gradient(grad_view), unit_stride_gradient(grad_time), view, time, *outs)
     for grids in as_grids(tensors):
         for entry in range(entries):
-            scaled = gradients.scaled_weight(entry).to(view.dtype)
-            gradients.add(entry, *_entries_backward(grids, entry, batch // entries, scaled, kind == "hard"))
+            matrix = gradients.gated_weight(entry).to(view.dtype)
+            gathered = _entries_backward(grids, entry, batch // entries, matrix, scale, kind == "hard")
+            gradients.add(entry, *gathered)
     return ExchangeGradients(*outs, *gradients.of_arguments)
 
 
-def _entries_backward(grids: tuple[Tensor, ...], first: int, count: int, weight: Tensor,
+def _entries_backward(grids: tuple[Tensor, ...], first: int, count: int, weight: Tensor, scale: Tensor | None,
                       hard: bool) -> tuple[Tensor, Tensor]:
     """Write the gradients of the streams of some batch entries; g^T z and the sum of g over their rows."""
     grads, streams, results = grids[:2], grids[2:4], grids[4:]
@@ -51,7 +54,7 @@ def _entries_backward(grids: tuple[Tensor, ...], first: int, count: int, weight:
         sums.add_(g.sum(0, dtype=torch.float32))
 
     def finish_both(part: Chunk, dz: Tensor) -> None:
-        finish(part, dz, grads, results, hard=False, residual=not hard)
+        finish(part, dz, grads, results, gate=scale, hard=False, residual=not hard)
 
     multiply_in_chunks(parts, weight, stage_both, finish_both)
     return products, sums
