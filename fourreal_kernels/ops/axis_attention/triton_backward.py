@@ -18,6 +18,7 @@ from .triton_frames import (
     own_length,
     own_offsets,
     own_rows,
+    products,
     store_rows,
 )
 
@@ -107,12 +108,12 @@ def attention_backward_keys(
         else:
             lse = tl.load(lse_base_2 + shift + listed)
             offset = tl.load(delta + shift + listed)
-        scores = tl.dot(key, tl.trans(query), input_precision=PRECISION)
+        scores = products(key, query, PRECISION)
         weights = tl.math.exp2(scores * scale - lse[None, :])
         shift, listed = listed_offsets(start, place, sizes, do_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_Q)
         grad = load_rows(grad_out, shift, listed, valid, TAIL, HEAD_DIM, BLOCK_D, UNIT)
         acc_v = tl.dot(weights.to(grad.dtype), grad, acc_v, input_precision=PRECISION)
-        grad_weights = tl.dot(value, tl.trans(grad), input_precision=PRECISION)
+        grad_weights = products(value, grad, PRECISION)
         grad_scores = weights * (grad_weights - offset[None, :])
         acc_k = tl.dot(grad_scores.to(query.dtype), query, acc_k, input_precision=PRECISION)
 
@@ -127,11 +128,11 @@ def _grad_query(
     query, grad, key, value, lse, offset, acc, scale, valid, MASKED: tl.constexpr, PRECISION: tl.constexpr
 ):
     """dS K of one tile of keys, added to ``acc``."""
-    scores = tl.dot(query, tl.trans(key), input_precision=PRECISION)
+    scores = products(query, key, PRECISION)
     weights = tl.math.exp2(scores * scale - lse[:, None])
     if MASKED:
         weights = tl.where(valid[None, :], weights, 0.0)
-    grad_weights = tl.dot(grad, tl.trans(value), input_precision=PRECISION)
+    grad_weights = products(grad, value, PRECISION)
     grad_scores = weights * (grad_weights - offset[:, None])
     return tl.dot(grad_scores.to(key.dtype), key, acc, input_precision=PRECISION)
 

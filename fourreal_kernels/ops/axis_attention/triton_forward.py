@@ -13,6 +13,7 @@ from .triton_frames import (
     own_length,
     own_offsets,
     own_rows,
+    products,
     store_rows,
 )
 
@@ -22,7 +23,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 @triton.jit
 def _attend(q, k, v, peak, total, acc, scale, valid, MASKED: tl.constexpr, PRECISION: tl.constexpr):
     """One tile of keys: the running maximum (base 2), sum and weighted values after it."""
-    scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    scores = products(q, k, PRECISION)
     if MASKED:
         scores = tl.where(valid[None, :], scores * scale, float("-inf"))
         new_peak = tl.maximum(peak, tl.max(scores, 1))

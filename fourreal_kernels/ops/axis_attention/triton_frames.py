@@ -196,3 +196,18 @@ def store_rows(
 def negated(x):
     """-x in the dtype of x; by way of fp32, in which the interpreter computes right for bf16."""
     return (-x.to(tl.float32)).to(x.dtype)
+
+
+@triton.jit
+def products(a, b, PRECISION: tl.constexpr):
+    """a b^T of tiles (rows, D).
+
+    IEEE fp32 is computed outside the matrix units, where a thread holds all of D of its rows: long rows are cut.
+    """
+    if PRECISION == "ieee" and a.dtype == tl.float32 and a.shape[1] > 32:
+        parts: tl.constexpr = a.shape[1] // 32
+        a_parts = tl.permute(tl.reshape(a, [a.shape[0], parts, 32]), (1, 0, 2))
+        b_parts = tl.permute(tl.reshape(b, [b.shape[0], parts, 32]), (1, 2, 0))
+        return tl.sum(tl.dot(a_parts, b_parts, input_precision=PRECISION), 0)
+    else:
+        return tl.dot(a, tl.trans(b), input_precision=PRECISION)
