@@ -29,8 +29,9 @@ _CASES = [  # kernel, head dim, dtype, rows that share a frame list
     *(("attention_forward", head_dim, "bf16", rows) for head_dim in (64, 128) for rows in (_LONG, _SHORT)),
     ("attention_forward", 256, "bf16", _LONG),
     *(("attention_forward", head_dim, "fp32", _LONG) for head_dim in (128, 256)),
-    *(("attention_two_streams", *bucket, _LONG) for bucket in ((64, "bf16"), (256, "bf16"), (256, "fp32"))),
-    ("attention_backward_rows", 128, "bf16", _LONG),
+    *(("attention_two_streams", *bucket, _LONG)
+      for bucket in ((64, "bf16"), (128, "bf16"), (256, "bf16"), (256, "fp32"))),
+    *(("attention_backward_rows", head_dim, "bf16", _LONG) for head_dim in (128, 256)),
     *(
         (kernel, *bucket, _LONG)
         for kernel in ("attention_backward_keys", "attention_backward_queries")

@@ -204,10 +204,10 @@ def products(a, b, PRECISION: tl.constexpr):
 
     IEEE fp32 is computed outside the matrix units, where a thread holds all of D of its rows: long rows are cut.
     """
-    if PRECISION == "ieee" and a.dtype == tl.float32 and a.shape[1] > 32:
-        parts: tl.constexpr = a.shape[1] // 32
-        a_parts = tl.permute(tl.reshape(a, [a.shape[0], parts, 32]), (1, 0, 2))
-        b_parts = tl.permute(tl.reshape(b, [b.shape[0], parts, 32]), (1, 2, 0))
+    if PRECISION == "ieee" and a.dtype == tl.float32 and a.shape[1] > 16:
+        parts: tl.constexpr = a.shape[1] // 16
+        a_parts = tl.permute(tl.reshape(a, [a.shape[0], parts, 16]), (1, 0, 2))
+        b_parts = tl.permute(tl.reshape(b, [b.shape[0], parts, 16]), (1, 2, 0))
         return tl.sum(tl.dot(a_parts, b_parts, input_precision=PRECISION), 0)
     else:
         return tl.dot(a, tl.trans(b), input_precision=PRECISION)
