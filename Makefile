@@ -10,7 +10,7 @@ TOOLS_READY := $(VENV)/.tools-ready
 GENERATE_READY := $(VENV)/.generate-ready
 TEST_READY := $(VENV)/.test-ready
 
-.PHONY: setup generate test test-all bench lint gpu-check clean
+.PHONY: setup generate test test-all bench lint gpu-check gpu-bench clean
 
 setup: $(TEST_READY)
 
@@ -33,11 +33,14 @@ $(TEST_READY): $(TOOLS_READY) $(BUILD_INPUTS)
 generate: $(GENERATE_READY)
 	$(VENV)/bin/fourreal generate --out out
 
+# The Triton kernels run under Triton's interpreter, which is chosen when a process starts.
 test: setup
 	$(VENV)/bin/python -m pytest -q
+	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -q tests/triton
 
 test-all: setup
 	$(VENV)/bin/python -m pytest -q -m ""
+	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -q -m "" tests/triton
 
 bench: setup
 	$(VENV)/bin/fourreal bench --json benchmarks/results
@@ -46,7 +49,10 @@ lint: setup
 	$(VENV)/bin/ruff check .
 
 gpu-check:
-	PYTHONPATH=. $(PYTHON) -m pytest -q -m gpu tests
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu check
+
+gpu-bench:
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu bench
 
 clean:
 	rm -rf build dist out *.egg-info .pytest_cache .ruff_cache fourreal_kernels/*.so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -12,12 +13,19 @@ from .ceilings import Ceilings
 from .memory import peak_bytes
 from .timing import TimingSettings, interleaved, quantiles, synchronizer
 
+Samples = dict[str, list[float]]
 
-def measure_case(case: Case, context: Context, settings: TimingSettings) -> dict[str, Any]:
+
+def measure_case(
+    case: Case, context: Context, settings: TimingSettings, sample: Callable[[list[Provider]], Samples] | None = None
+) -> dict[str, Any]:
     """Check every provider of a case, then time those that passed.
 
     A provider that raises or whose result is too far from the float64 reference is recorded as failed, with the reason,
     and has no seconds.
+
+    Args:
+        sample: times the providers as :func:`~benchmarks.timing.interleaved` does, which is taken when it is None.
 
     Returns:
         The record of the case, see ``record.py``.
@@ -30,7 +38,7 @@ def measure_case(case: Case, context: Context, settings: TimingSettings) -> dict
         providers[provider.name] = _check(provider, workload, case.dtype, context)
         if providers[provider.name]["status"] == "ok":
             passed.append(provider)
-    samples = interleaved(passed, settings, synchronizer(context.device))
+    samples = sample(passed) if sample else interleaved(passed, settings, synchronizer(context.device))
     for name, seconds in samples.items():
         provider, _, stage = name.partition("/")
         target = providers[provider].setdefault("stages", {}).setdefault(stage, {}) if stage else providers[provider]

@@ -9,7 +9,7 @@ from typing import Any
 from .timing import geometric_mean, paired_ratio
 
 Record = dict[str, Any]
-_OURS = ("ours:cpu", "ours:auto")
+_OURS = ("ours:cpu", "ours:auto", "ours:triton", "ours:cuda")
 
 
 @dataclass(frozen=True)

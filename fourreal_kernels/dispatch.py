@@ -60,6 +60,11 @@ def register(operator: Operator) -> None:
     _operators[operator.name] = operator
 
 
+def operators() -> tuple[Operator, ...]:
+    """Every registered operator."""
+    return tuple(_operators.values())
+
+
 def _operator(op: str) -> Operator:
     if op not in _operators:
         raise ValueError(f"op: got {op!r}, expected one of {', '.join(sorted(_operators))}")

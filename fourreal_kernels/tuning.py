@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ SHIPPED = Path(__file__).parent / "tuned"
 # Configurations are written for these chips. What matters to one is the shared memory of a block and the matrix
 # instructions: sm_86 and sm_89 have the 99 KB of sm_120, not the 163 KB of sm_80; sm_110 has the 227 KB of sm_100.
 _ALIKE = {"sm_86": "sm_120", "sm_89": "sm_120", "sm_87": "sm_80"}
+_BUCKET = ("arch", "head_dim", "length", "dtype_bytes")
+
+_forced: dict[str, dict[str, int]] = {}
 
 
 def cache_dir() -> Path:
@@ -52,7 +57,47 @@ def config(
         LookupError: the kernel ships no configuration for these arguments.
         ValueError: a file of the user's cache is not in the form above.
     """
-    return dict(_config(kernel, arch, head_dim, length, dtype_bytes))
+    return dict(_forced.get(kernel) or _config(kernel, arch, head_dim, length, dtype_bytes))
+
+
+@contextmanager
+def forced(kernel: str, configuration: dict[str, int]) -> Iterator[None]:
+    """While this is open, :func:`config` answers ``configuration`` to every call for ``kernel``, in all threads."""
+    before = _forced.get(kernel)
+    _forced[kernel] = configuration
+    try:
+        yield
+    finally:
+        if before is None:
+            del _forced[kernel]
+        else:
+            _forced[kernel] = before
+
+
+def save(kernel: str, entries: list[dict[str, Any]]) -> Path:
+    """Write entries into the user's file of ``kernel``; those of other chips and buckets stay.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: an entry, or the file that is there, is not in the form above.
+    """
+    for entry in entries:
+        _check(entry)
+    file = tuned_file(kernel)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    written = {_bucket(entry) for entry in entries}
+    kept = [entry for entry in _read(file) if _bucket(entry) not in written]
+    partial = file.with_name(f".partial-{os.getpid()}-{file.name}")
+    try:
+        partial.write_text(json.dumps({"kernel": kernel, "configs": entries + kept}, indent=1) + "\n")
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+    forget()
+    return file
 
 
 def forget() -> None:
@@ -77,8 +122,16 @@ def _config(kernel: str, arch: str, head_dim: int, length: int, dtype_bytes: int
     return tuned if tuned is not None and tuned.keys() == found.keys() else found
 
 
+def _bucket(entry: dict[str, Any]) -> str:
+    return json.dumps([entry.get(name) for name in _BUCKET])
+
+
 @cache
 def _entries(file: Path) -> list[dict[str, Any]]:
+    return _read(file)
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
     """The entries of a file, none where there is no file."""
     try:
         text = file.read_text()

@@ -129,7 +129,7 @@ def _union_peers(work: Workload, context: Context, q: Tensor, k: Tensor, v: Tens
         work.peer(DENSE, lambda: (peers.union_dense_mask(q, k, v, mask),))
 
 
-def _gradient_call(
+def gradient_call(
     forward: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor
 ) -> Callable[[], tuple[Tensor, ...]]:
     """Runs the forward once; a call then runs the backward alone."""
@@ -145,7 +145,7 @@ def _backward(context: Context, axes: str, shape: tuple[int, ...]) -> Workload:
     work = Workload(AttentionCheck(*inputs, axes, grad))
 
     def ours(backend: str):
-        return _gradient_call(lambda *x: fk.axis_attention(*x, axes, backend=backend), inputs, grad)
+        return gradient_call(lambda *x: fk.axis_attention(*x, axes, backend=backend), inputs, grad)
 
     work.ours(context, "axis_attention", ours, *inputs, axes)
     if shape[3] <= _NAIVE_TOKENS:  # where autograd's own cost could show
@@ -154,21 +154,21 @@ def _backward(context: Context, axes: str, shape: tuple[int, ...]) -> Workload:
             label=" (operator)",
         )
     if axes == "vn|tn":
-        work.peer(GATHERED, _gradient_call(peers.union_gathered, inputs, grad))
+        work.peer(GATHERED, gradient_call(peers.union_gathered, inputs, grad))
         if shape[3] <= _LARGE_TOKENS:
-            work.peer(MERGED, _gradient_call(lambda *x: fk.axis_attention(*x, axes, backend="sdpa"), inputs, grad))
+            work.peer(MERGED, gradient_call(lambda *x: fk.axis_attention(*x, axes, backend="sdpa"), inputs, grad))
         if shape[3] <= _NAIVE_TOKENS:
             mask = peers.union_mask(*shape[1:4], context.device)
-            work.peer(DENSE, _gradient_call(lambda *x: peers.union_dense_mask(*x, mask), inputs, grad))
+            work.peer(DENSE, gradient_call(lambda *x: peers.union_dense_mask(*x, mask), inputs, grad))
     elif axes == "tn":
         stored = [to_lines(x, axes).contiguous() for x in (*inputs, grad)]
         work.peer(
-            LINES, _gradient_call(peers.sdpa_lines, stored[:3], stored[3]),
+            LINES, gradient_call(peers.sdpa_lines, stored[:3], stored[3]),
             finish=lambda results: tuple(from_lines(x, axes, shape) for x in results),
         )
-        work.peer(ON_GRID, _gradient_call(lambda *x: peers.sdpa_permuted(*x, axes), inputs, grad))
+        work.peer(ON_GRID, gradient_call(lambda *x: peers.sdpa_permuted(*x, axes), inputs, grad))
     else:
-        work.peer(PERMUTED, _gradient_call(lambda *x: peers.sdpa_permuted(*x, axes), inputs, grad))
+        work.peer(PERMUTED, gradient_call(lambda *x: peers.sdpa_permuted(*x, axes), inputs, grad))
     return work
 
 

@@ -31,26 +31,29 @@ def cases(quick: bool) -> Iterator[Case]:
                 yield exchange_case(op, kind, per_channel, tokens)
 
 
-def exchange_case(op: str, kind: str, per_channel: bool, tokens: int, channels: int = _CHANNELS) -> Case:
+def exchange_case(
+    op: str, kind: str, per_channel: bool, tokens: int, channels: int = _CHANNELS, *,
+    dtype: torch.dtype = torch.float32, suite: str = "exchange",
+) -> Case:
     sizes = {"B": 1, "V": 8, "T": 8, "N": tokens, "C": channels}
     shape = tuple(sizes.values())
     count = torch.Size(shape).numel()
     outputs = 1 if kind == "hard" else 2
     build = _exchange if op == _EXCHANGE else _fused
     return Case(
-        suite="exchange", op=op, sizes=sizes, variant=f"{kind}, {'per channel' if per_channel else 'dense'}",
+        suite=suite, op=op, dtype=dtype, sizes=sizes, variant=f"{kind}, {'per channel' if per_channel else 'dense'}",
         output="in place", main_peer="eager",
         flops=2.0 * count * outputs * (2 if per_channel else 2 * channels),
-        bytes=4.0 * _STREAMS_MOVED[op] * count,
-        build=lambda context: build(context, kind, per_channel, shape),
+        bytes=float(dtype.itemsize * _STREAMS_MOVED[op] * count),
+        build=lambda context: build(context, kind, per_channel, shape, dtype),
     )
 
 
 class _Buffers:
     """Streams that calls overwrite, restored from copies outside of the timed part."""
 
-    def __init__(self, context: Context, count: int, shape: tuple[int, ...]):
-        self.pristine = [random_tensor(context, *shape, seed=seed) for seed in range(count)]
+    def __init__(self, context: Context, count: int, shape: tuple[int, ...], dtype: torch.dtype):
+        self.pristine = [random_tensor(context, *shape, seed=seed, dtype=dtype) for seed in range(count)]
         self.working = [x.clone() for x in self.pristine]
 
     def refresh(self) -> None:
@@ -74,23 +77,27 @@ class _Buffers:
         return lambda results: deviation([x[:, :, :, tokens] for x in results], wanted)
 
 
-def _parameters(context: Context, kind: str, per_channel: bool, batch: int, channels: int) -> peers.Parameters:
+def _parameters(
+    context: Context, kind: str, per_channel: bool, batch: int, channels: int, dtype: torch.dtype
+) -> peers.Parameters:
     """Weights small enough that repeated calls in place do not grow."""
     outputs = channels if kind == "hard" else 2 * channels
     per_channel_shape = (2, channels) if kind == "hard" else (2, 2, channels)
     shape = per_channel_shape if per_channel else (outputs, 2 * channels)
     size = 0.3 if per_channel else 0.5 * channels**-0.5
     return peers.Parameters(
-        weight=size * random_tensor(context, *shape, seed=10),
-        bias=0.1 * random_tensor(context, outputs, seed=11),
-        input_scale=1 + 0.1 * random_tensor(context, batch, 2 * channels, seed=12),
-        gate=0.5 + 0.1 * random_tensor(context, batch, outputs, seed=13),
+        weight=size * random_tensor(context, *shape, seed=10, dtype=dtype),
+        bias=0.1 * random_tensor(context, outputs, seed=11, dtype=dtype),
+        input_scale=1 + 0.1 * random_tensor(context, batch, 2 * channels, seed=12, dtype=dtype),
+        gate=0.5 + 0.1 * random_tensor(context, batch, outputs, seed=13, dtype=dtype),
     )
 
 
-def _exchange(context: Context, kind: str, per_channel: bool, shape: tuple[int, ...]) -> Workload:
-    buffers = _Buffers(context, 2, shape)
-    parameters = _parameters(context, kind, per_channel, shape[0], shape[-1])
+def _exchange(
+    context: Context, kind: str, per_channel: bool, shape: tuple[int, ...], dtype: torch.dtype
+) -> Workload:
+    buffers = _Buffers(context, 2, shape, dtype)
+    parameters = _parameters(context, kind, per_channel, shape[0], shape[-1], dtype)
     keywords = {"kind": kind, "input_scale": parameters.input_scale, "gate": parameters.gate}
     weights = (parameters.weight, parameters.bias)
 
@@ -115,12 +122,12 @@ def _exchange(context: Context, kind: str, per_channel: bool, shape: tuple[int, 
     return work
 
 
-def _fused(context: Context, kind: str, per_channel: bool, shape: tuple[int, ...]) -> Workload:
-    buffers = _Buffers(context, 4, shape)
+def _fused(context: Context, kind: str, per_channel: bool, shape: tuple[int, ...], dtype: torch.dtype) -> Workload:
+    buffers = _Buffers(context, 4, shape, dtype)
     batch, channels = shape[0], shape[-1]
-    parameters = _parameters(context, kind, per_channel, batch, channels)
+    parameters = _parameters(context, kind, per_channel, batch, channels, dtype)
     branch_gate, norm_scale, norm_shift = (
-        0.1 * random_tensor(context, batch, 2 * channels, seed=seed) for seed in (20, 21, 22)
+        0.1 * random_tensor(context, batch, 2 * channels, seed=seed, dtype=dtype) for seed in (20, 21, 22)
     )
     modulation = {"branch_gate": branch_gate, "norm_scale": norm_scale, "norm_shift": norm_shift}
     keywords = {"kind": kind, "input_scale": parameters.input_scale, "gate": parameters.gate} | modulation

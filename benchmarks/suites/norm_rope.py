@@ -24,22 +24,25 @@ def cases(quick: bool) -> Iterator[Case]:
             yield norm_rope_case(tokens, head_dim)
 
 
-def norm_rope_case(tokens: int, head_dim: int, channels: int = _CHANNELS) -> Case:
+def norm_rope_case(
+    tokens: int, head_dim: int, channels: int = _CHANNELS, *, dtype: torch.dtype = torch.float32,
+    suite: str = "norm_rope",
+) -> Case:
     sizes = {"B": 1, "V": 8, "T": 8, "N": tokens, "H": channels // head_dim, "D": head_dim}
     shape = tuple(sizes.values())
     return Case(
-        suite="norm_rope", op="qk_norm_rope_", sizes=sizes, output="in place", main_peer="eager",
-        bytes=4.0 * _TENSORS_MOVED * torch.Size(shape).numel(),
-        build=lambda context: _build(context, shape),
+        suite=suite, op="qk_norm_rope_", dtype=dtype, sizes=sizes, output="in place", main_peer="eager",
+        bytes=float(dtype.itemsize * _TENSORS_MOVED * torch.Size(shape).numel()),
+        build=lambda context: _build(context, shape, dtype),
     )
 
 
-def _build(context: Context, shape: tuple[int, ...]) -> Workload:
+def _build(context: Context, shape: tuple[int, ...], dtype: torch.dtype) -> Workload:
     head_dim = shape[-1]
-    pristine = [random_tensor(context, *shape, seed=seed) for seed in (0, 1)]
+    pristine = [random_tensor(context, *shape, seed=seed, dtype=dtype) for seed in (0, 1)]
     working = [x.clone() for x in pristine]
-    weights = [1 + 0.1 * random_tensor(context, head_dim, seed=seed) for seed in (2, 3)]
-    angles = random_tensor(context, *shape[:4], head_dim // 2, seed=4)
+    weights = [1 + 0.1 * random_tensor(context, head_dim, seed=seed, dtype=dtype) for seed in (2, 3)]
+    angles = random_tensor(context, *shape[:4], head_dim // 2, seed=4, dtype=dtype)
     arguments = (*working, *weights, angles.cos(), angles.sin())
 
     def refresh() -> None:

@@ -54,12 +54,13 @@ def cases(quick: bool) -> Iterator[Case]:
 
 
 def pointwise_case(
-    axes: str, tokens: int, head_dim: int, entries: int = _ENTRIES, *, direction: str = "forward", output: str = "given"
+    axes: str, tokens: int, head_dim: int, entries: int = _ENTRIES, *, direction: str = "forward",
+    output: str = "given", channels: int = _CHANNELS, dtype: torch.dtype = torch.float32, suite: str = "pointwise",
 ) -> Case:
     """``entries`` is the length of the axis, of both axes for the union."""
     views = entries if "v" in axes else _OTHER[entries]
     times = entries if "t" in axes else _OTHER[entries]
-    sizes = {"B": 1, "V": views, "T": times, "N": tokens, "H": _CHANNELS // head_dim, "D": head_dim}
+    sizes = {"B": 1, "V": views, "T": times, "N": tokens, "H": channels // head_dim, "D": head_dim}
     shape = tuple(sizes.values())
     flops = attention_flops(axes, sizes, "forward")
     build = {"given": _given, "fresh": _fresh}[output]
@@ -67,11 +68,11 @@ def pointwise_case(
         flops += attention_flops(axes, sizes, "backward")
         build, output = _training, "fresh"
     return Case(
-        suite="pointwise", op="axis_attention", axes=axes, sizes=sizes, variant=f"{entries} entries",
+        suite=suite, op="axis_attention", dtype=dtype, axes=axes, sizes=sizes, variant=f"{entries} entries",
         direction=direction, output=output, flops=flops,
-        bytes=4.0 * _TENSORS_MOVED[direction] * torch.Size(shape).numel(),
+        bytes=float(dtype.itemsize * _TENSORS_MOVED[direction] * torch.Size(shape).numel()),
         main_peer=MASKED if axes == "v|t" else SDPA,
-        build=lambda context: build(context, axes, shape),
+        build=lambda context: build(context, axes, shape, dtype),
     )
 
 
@@ -91,13 +92,13 @@ def _forms(axes: str, shape: tuple[int, ...], device: torch.device) -> tuple[dic
     return eager, {COMPILED_PRODUCTS: peers.products(axes)}
 
 
-def _inputs(context: Context, shape: tuple[int, ...]) -> list[Tensor]:
-    return [random_tensor(context, *shape, seed=seed) for seed in range(3)]
+def _inputs(context: Context, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    return [random_tensor(context, *shape, seed=seed, dtype=dtype) for seed in range(3)]
 
 
-def _given(context: Context, axes: str, shape: tuple[int, ...]) -> Workload:
+def _given(context: Context, axes: str, shape: tuple[int, ...], dtype: torch.dtype) -> Workload:
     """Every provider writes into the same given output."""
-    inputs = _inputs(context, shape)
+    inputs = _inputs(context, shape, dtype)
     out = torch.empty_like(inputs[0])
 
     def forget() -> None:
@@ -139,9 +140,9 @@ def _without_tokens(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:3] + shape[4:]
 
 
-def _fresh(context: Context, axes: str, shape: tuple[int, ...]) -> Workload:
+def _fresh(context: Context, axes: str, shape: tuple[int, ...], dtype: torch.dtype) -> Workload:
     """Every provider returns a new contiguous grid."""
-    inputs = _inputs(context, shape)
+    inputs = _inputs(context, shape, dtype)
     work = Workload(PointwiseCheck(*inputs, axes))
     work.ours(
         context, "axis_attention",
@@ -168,10 +169,10 @@ def _add_peers(work: Workload, context: Context, axes: str, inputs: list[Tensor]
         )
 
 
-def _training(context: Context, axes: str, shape: tuple[int, ...]) -> Workload:
+def _training(context: Context, axes: str, shape: tuple[int, ...], dtype: torch.dtype) -> Workload:
     """The forward and then the gradients of q, k and v, all in new memory."""
-    inputs = [x.requires_grad_() for x in _inputs(context, shape)]
-    grad = random_tensor(context, *shape, seed=3)
+    inputs = [x.requires_grad_() for x in _inputs(context, shape, dtype)]
+    grad = random_tensor(context, *shape, seed=3, dtype=dtype)
 
     def call(form: Callable[..., Tensor]) -> Callable[[], tuple[Tensor, ...]]:
         def run() -> tuple[Tensor, ...]:

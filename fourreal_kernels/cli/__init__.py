@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from ..version import __version__
-from . import bench, doctor, evaluate, generate, render, train
+from . import bench, doctor, evaluate, generate, render, train, tune
 from .arguments import Parser
 from .errors import UserError
 
-_COMMANDS = (generate, render, train, evaluate, bench, doctor)
+_COMMANDS = (generate, render, train, evaluate, bench, tune, doctor)
 
 
 def build_parser() -> Parser:

@@ -3,7 +3,8 @@
 An operator with a Triton backend has a module ``ops/<op>/triton_cases.py`` with two functions:
 
 * ``compile_cases(arch) -> list[CompileCase]``: one case per shipped configuration (kernel, head-dim bucket, dtype);
-* ``tuning_tasks(arch) -> list[TuneTask]``: what ``fourreal tune`` measures on the chip ``arch``.
+* ``tuning_candidates(arch) -> list[TuneTask]``: what ``fourreal tune`` measures on the chip ``arch``, if the operator
+  has configurations worth measuring.
 
 That module may import Triton; this one does not.
 """
@@ -12,7 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
+
+from .. import dispatch
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,10 @@ class CompileCase:
 class TuneTask:
     """One bucket of one kernel that ``fourreal tune`` measures.
 
-    ``make()`` allocates the inputs on the GPU and returns a function that launches the kernel once with the
-    configuration it is given. ``head_dim`` and ``length`` are the inclusive ranges in which the winner is used, as in
-    :mod:`fourreal_kernels.tuning`; the inputs stand for that bucket.
+    ``make()`` allocates the inputs on the current GPU and returns a function that launches the kernel once with the
+    configuration it is given; it may call the operator within :func:`fourreal_kernels.tuning.forced`. ``head_dim`` and
+    ``length`` are the inclusive ranges in which the winner is used, as in :mod:`fourreal_kernels.tuning`; the inputs
+    stand for that bucket. Every candidate gives correct results; one that does not fit the chip may raise.
     """
 
     kernel: str
@@ -48,3 +55,14 @@ class TuneTask:
     dtype_bytes: int
     candidates: list[dict[str, int]] = field(repr=False)
     make: Callable[[], Callable[[dict[str, int]], None]] = field(repr=False)
+
+
+def case_modules() -> dict[str, ModuleType]:
+    """By name of the operator's package, the ``triton_cases`` module of each operator that has Triton kernels.
+
+    Raises:
+        ModuleNotFoundError: Triton is not installed.
+    """
+    packages = dict.fromkeys(operator.package for operator in dispatch.operators())
+    found = {package: f"{package}.triton_cases" for package in packages if find_spec(f"{package}.triton_cases")}
+    return {package.rpartition(".")[2]: import_module(module) for package, module in found.items()}
