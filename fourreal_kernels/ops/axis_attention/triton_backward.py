@@ -50,9 +50,9 @@ def attention_backward_rows(
     exist = pair < tokens * heads
     row = (frame // times // views, frame // times % views, frame % times, pair // heads, pair % heads)
     offsets = _pair_offsets(row, (out_b, out_v, out_t, out_n, out_h))
-    values = load_rows(out, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT).to(tl.float32)
+    values = load_rows(out, 0, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT).to(tl.float32)
     offsets = _pair_offsets(row, (do_b, do_v, do_t, do_n, do_h))
-    grad = load_rows(grad_out, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT).to(tl.float32)
+    grad = load_rows(grad_out, 0, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT).to(tl.float32)
     total = tl.sum(values * grad, 1)
     if grad_lse is not None:
         offsets = _pair_offsets(row, (grad_lse_b, grad_lse_v, grad_lse_t, grad_lse_n, grad_lse_h))
@@ -70,8 +70,8 @@ def attention_backward_keys(
     do_b, do_v, do_t, do_n, do_h, row_b, row_v, row_t, row_n, row_h,
     dk_b, dk_v, dk_t, dk_n, dk_h, dv_b, dv_v, dv_t, dv_n, dv_h,
     views, times, tokens, heads, scale, natural_scale,
-    FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, TAIL: tl.constexpr, NEGATIVE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, WIDE: tl.constexpr, TAIL: tl.constexpr,
+    NEGATIVE: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
     UNIT: tl.constexpr,
 ):
@@ -86,40 +86,40 @@ def attention_backward_keys(
     tiles = tl.cdiv(own_length(sizes, FRAMES, TOKENS), BLOCK_K)
     place, tile = locate(tl.program_id(0), tiles, sizes, FRAMES, TOKENS)
     rows, exist = own_rows(tile, place, sizes, FRAMES, TOKENS, BLOCK_K)
-    offsets = own_offsets(place, rows, k_strides, TOKENS, BLOCK_K)
-    key = load_rows(k, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
+    base, offsets = own_offsets(place, rows, k_strides, TOKENS, BLOCK_K)
+    key = load_rows(k, base, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
     if NEGATIVE:
         key = negated(key)
-    offsets = own_offsets(place, rows, v_strides, TOKENS, BLOCK_K)
-    value = load_rows(v, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
+    base, offsets = own_offsets(place, rows, v_strides, TOKENS, BLOCK_K)
+    value = load_rows(v, base, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
 
     length = list_length(sizes, FRAMES, TOKENS)
     acc_k = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     acc_v = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     for start in range(0, length, BLOCK_Q):
         valid = start + tl.arange(0, BLOCK_Q) < length
-        listed = listed_offsets(start, place, sizes, q_strides, FRAMES, TOKENS, SPAN, BLOCK_Q)
-        query = load_rows(q, listed, valid, TAIL, HEAD_DIM, BLOCK_D, UNIT)
-        listed = listed_offsets(start, place, sizes, row_strides, FRAMES, TOKENS, SPAN, BLOCK_Q)
+        shift, listed = listed_offsets(start, place, sizes, q_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_Q)
+        query = load_rows(q, shift, listed, valid, TAIL, HEAD_DIM, BLOCK_D, UNIT)
+        shift, listed = listed_offsets(start, place, sizes, row_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_Q)
         if TAIL:
-            lse = tl.load(lse_base_2 + listed, mask=valid, other=float("inf"))
-            offset = tl.load(delta + listed, mask=valid, other=0.0)
+            lse = tl.load(lse_base_2 + shift + listed, mask=valid, other=float("inf"))
+            offset = tl.load(delta + shift + listed, mask=valid, other=0.0)
         else:
-            lse = tl.load(lse_base_2 + listed)
-            offset = tl.load(delta + listed)
+            lse = tl.load(lse_base_2 + shift + listed)
+            offset = tl.load(delta + shift + listed)
         scores = tl.dot(key, tl.trans(query), input_precision=PRECISION)
         weights = tl.math.exp2(scores * scale - lse[None, :])
-        listed = listed_offsets(start, place, sizes, do_strides, FRAMES, TOKENS, SPAN, BLOCK_Q)
-        grad = load_rows(grad_out, listed, valid, TAIL, HEAD_DIM, BLOCK_D, UNIT)
+        shift, listed = listed_offsets(start, place, sizes, do_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_Q)
+        grad = load_rows(grad_out, shift, listed, valid, TAIL, HEAD_DIM, BLOCK_D, UNIT)
         acc_v = tl.dot(weights.to(grad.dtype), grad, acc_v, input_precision=PRECISION)
         grad_weights = tl.dot(value, tl.trans(grad), input_precision=PRECISION)
         grad_scores = weights * (grad_weights - offset[None, :])
         acc_k = tl.dot(grad_scores.to(query.dtype), query, acc_k, input_precision=PRECISION)
 
-    offsets = own_offsets(place, rows, (dv_b, dv_v, dv_t, dv_n, dv_h), TOKENS, BLOCK_K)
-    store_rows(grad_v, offsets, exist, acc_v, HEAD_DIM, BLOCK_D, UNIT)
-    offsets = own_offsets(place, rows, (dk_b, dk_v, dk_t, dk_n, dk_h), TOKENS, BLOCK_K)
-    store_rows(grad_k, offsets, exist, acc_k * natural_scale, HEAD_DIM, BLOCK_D, UNIT)
+    base, offsets = own_offsets(place, rows, (dv_b, dv_v, dv_t, dv_n, dv_h), TOKENS, BLOCK_K)
+    store_rows(grad_v, base, offsets, exist, acc_v, HEAD_DIM, BLOCK_D, UNIT)
+    base, offsets = own_offsets(place, rows, (dk_b, dk_v, dk_t, dk_n, dk_h), TOKENS, BLOCK_K)
+    store_rows(grad_k, base, offsets, exist, acc_k * natural_scale, HEAD_DIM, BLOCK_D, UNIT)
 
 
 @triton.jit
@@ -142,8 +142,8 @@ def attention_backward_queries(
     q_b, q_v, q_t, q_n, q_h, k_b, k_v, k_t, k_n, k_h, v_b, v_v, v_t, v_n, v_h,
     do_b, do_v, do_t, do_n, do_h, row_b, row_v, row_t, row_n, row_h, dq_b, dq_v, dq_t, dq_n, dq_h,
     views, times, tokens, heads, scale, natural_scale,
-    FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, TAIL: tl.constexpr, NEGATIVE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, WIDE: tl.constexpr, TAIL: tl.constexpr,
+    NEGATIVE: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
     UNIT: tl.constexpr,
 ):
@@ -158,32 +158,32 @@ def attention_backward_queries(
     tiles = tl.cdiv(own_length(sizes, FRAMES, TOKENS), BLOCK_Q)
     place, tile = locate(tl.program_id(0), tiles, sizes, FRAMES, TOKENS)
     rows, exist = own_rows(tile, place, sizes, FRAMES, TOKENS, BLOCK_Q)
-    offsets = own_offsets(place, rows, q_strides, TOKENS, BLOCK_Q)
-    query = load_rows(q, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
+    base, offsets = own_offsets(place, rows, q_strides, TOKENS, BLOCK_Q)
+    query = load_rows(q, base, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
     if NEGATIVE:
         query = negated(query)
-    offsets = own_offsets(place, rows, do_strides, TOKENS, BLOCK_Q)
-    grad = load_rows(grad_out, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
-    offsets = own_offsets(place, rows, row_strides, TOKENS, BLOCK_Q)
-    lse = tl.load(lse_base_2 + offsets, mask=exist, other=float("inf"))
-    offset = tl.load(delta + offsets, mask=exist, other=0.0)
+    base, offsets = own_offsets(place, rows, do_strides, TOKENS, BLOCK_Q)
+    grad = load_rows(grad_out, base, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
+    base, offsets = own_offsets(place, rows, row_strides, TOKENS, BLOCK_Q)
+    lse = tl.load(lse_base_2 + base + offsets, mask=exist, other=float("inf"))
+    offset = tl.load(delta + base + offsets, mask=exist, other=0.0)
 
     length = list_length(sizes, FRAMES, TOKENS)
     looped = (length - 1) // BLOCK_K * BLOCK_K if TAIL else length
     acc = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     if TAIL:
         valid = looped + tl.arange(0, BLOCK_K) < length
-        listed = listed_offsets(looped, place, sizes, k_strides, FRAMES, TOKENS, SPAN, BLOCK_K)
-        key = load_rows(k, listed, valid, True, HEAD_DIM, BLOCK_D, UNIT)
-        listed = listed_offsets(looped, place, sizes, v_strides, FRAMES, TOKENS, SPAN, BLOCK_K)
-        value = load_rows(v, listed, valid, True, HEAD_DIM, BLOCK_D, UNIT)
+        shift, listed = listed_offsets(looped, place, sizes, k_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_K)
+        key = load_rows(k, shift, listed, valid, True, HEAD_DIM, BLOCK_D, UNIT)
+        shift, listed = listed_offsets(looped, place, sizes, v_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_K)
+        value = load_rows(v, shift, listed, valid, True, HEAD_DIM, BLOCK_D, UNIT)
         acc = _grad_query(query, grad, key, value, lse, offset, acc, scale, valid, True, PRECISION)
     for start in range(0, looped, BLOCK_K):
-        listed = listed_offsets(start, place, sizes, k_strides, FRAMES, TOKENS, SPAN, BLOCK_K)
-        key = load_rows(k, listed, None, False, HEAD_DIM, BLOCK_D, UNIT)
-        listed = listed_offsets(start, place, sizes, v_strides, FRAMES, TOKENS, SPAN, BLOCK_K)
-        value = load_rows(v, listed, None, False, HEAD_DIM, BLOCK_D, UNIT)
+        shift, listed = listed_offsets(start, place, sizes, k_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_K)
+        key = load_rows(k, shift, listed, None, False, HEAD_DIM, BLOCK_D, UNIT)
+        shift, listed = listed_offsets(start, place, sizes, v_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_K)
+        value = load_rows(v, shift, listed, None, False, HEAD_DIM, BLOCK_D, UNIT)
         acc = _grad_query(query, grad, key, value, lse, offset, acc, scale, None, False, PRECISION)
 
-    offsets = own_offsets(place, rows, (dq_b, dq_v, dq_t, dq_n, dq_h), TOKENS, BLOCK_Q)
-    store_rows(grad_q, offsets, exist, acc * natural_scale, HEAD_DIM, BLOCK_D, UNIT)
+    base, offsets = own_offsets(place, rows, (dq_b, dq_v, dq_t, dq_n, dq_h), TOKENS, BLOCK_Q)
+    store_rows(grad_q, base, offsets, exist, acc * natural_scale, HEAD_DIM, BLOCK_D, UNIT)

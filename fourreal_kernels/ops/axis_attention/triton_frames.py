@@ -117,20 +117,22 @@ def own_rows(tile, place, sizes, FRAMES: tl.constexpr, TOKENS: tl.constexpr, BLO
 
 @triton.jit
 def own_offsets(place, rows, strides, TOKENS: tl.constexpr, BLOCK: tl.constexpr):
+    """(base, offsets) of the rows of :func:`own_rows`."""
     view, time, token = rows
-    offsets = tl.zeros([BLOCK], tl.int64) + _place_offset(place, strides, TOKENS)
-    return offsets + _frame_offset(view, time, strides) + _scaled(token, strides[3])
+    offsets = tl.zeros([BLOCK], tl.int64) + _frame_offset(view, time, strides) + _scaled(token, strides[3])
+    return _place_offset(place, strides, TOKENS), offsets
 
 
 @triton.jit
 def listed_offsets(
     start, place, sizes, strides,
-    FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, BLOCK: tl.constexpr,
+    FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):
-    """Offsets of the rows ``start``, ..., ``start + BLOCK - 1`` of the frame list of a place.
+    """(base, offsets) of the rows ``start``, ..., ``start + BLOCK - 1`` of the frame list of a place.
 
     ``SPAN`` says how many frames a tile may touch, so that the inner loop divides as little as possible: ``"line"``,
-    the frames lie behind one another in memory; ``"one"``; ``"two"``; ``"any"``.
+    the frames lie behind one another in memory; ``"one"``; ``"two"``; ``"any"``. Offsets inside a tile are int32 unless
+    ``WIDE``, which halves the registers they take.
     """
     _, times, tokens, _ = sizes
     view = place[2]
@@ -142,35 +144,36 @@ def listed_offsets(
         entry = position // tokens if TOKENS else position
         token = position % tokens if TOKENS else 0
         row_view, row_time = listed_frame(entry, view, time, times, FRAMES)
-        return tl.zeros([BLOCK], tl.int64) + base + _frame_offset(row_view, row_time, strides) + _scaled(
-            token, strides[3]
-        )
+        offsets = tl.zeros([BLOCK], tl.int64) + _frame_offset(row_view, row_time, strides)
+        return base, offsets + _scaled(token, strides[3])
     else:
-        step = _scaled(rows, strides[3])
+        step = _scaled(rows, strides[3]) if WIDE else rows * strides[3]
         entry = 0 if SPAN == "line" else start // tokens
         first = start - entry * tokens
         here_view, here_time = listed_frame(entry, view, time, times, FRAMES)
-        here = base + _frame_offset(here_view, here_time, strides) + _scaled(first, strides[3])
+        here = _frame_offset(here_view, here_time, strides)
+        base += here + _scaled(first, strides[3])
         if SPAN == "two":
             next_view, next_time = listed_frame(entry + 1, view, time, times, FRAMES)
-            following = base + _frame_offset(next_view, next_time, strides) + _scaled(first - tokens, strides[3])
-            return tl.where(first + rows < tokens, here, following) + step
+            jump = _frame_offset(next_view, next_time, strides) - here - _scaled(tokens, strides[3])
+            return base, tl.where(first + rows < tokens, 0, jump) + step
         else:
-            return here + step
+            return base, step
 
 
 @triton.jit
-def _pointers(pointer, offsets, BLOCK_D: tl.constexpr, UNIT: tl.constexpr):
+def _pointers(pointer, base, offsets, BLOCK_D: tl.constexpr, UNIT: tl.constexpr):
     """Offsets of rows are in units of ``UNIT`` elements, so that the compiler sees 16-byte accesses at any head dim."""
-    return pointer + (offsets * UNIT)[:, None] + tl.arange(0, BLOCK_D)[None, :]
+    return pointer + base * UNIT + ((offsets * UNIT)[:, None] + tl.arange(0, BLOCK_D)[None, :])
 
 
 @triton.jit
 def load_rows(
-    pointer, offsets, valid, MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr
+    pointer, base, offsets, valid,
+    MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr,
 ):
     """A tile (rows, BLOCK_D); rows that are not valid and columns beyond the head dim are 0, and not read."""
-    pointers = _pointers(pointer, offsets, BLOCK_D, UNIT)
+    pointers = _pointers(pointer, base, offsets, BLOCK_D, UNIT)
     dims = tl.arange(0, BLOCK_D)
     if MASKED:
         return tl.load(pointers, mask=valid[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
@@ -182,9 +185,9 @@ def load_rows(
 
 @triton.jit
 def store_rows(
-    pointer, offsets, valid, values, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr
+    pointer, base, offsets, valid, values, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr
 ):
-    pointers = _pointers(pointer, offsets, BLOCK_D, UNIT)
+    pointers = _pointers(pointer, base, offsets, BLOCK_D, UNIT)
     dims = tl.arange(0, BLOCK_D)
     tl.store(pointers, values.to(pointer.dtype.element_ty), mask=valid[:, None] & (dims < HEAD_DIM)[None, :])
 

@@ -14,7 +14,7 @@ from .. import triton_support
 from ..triton_access import on_device, stride_unit, strides_in
 from . import triton_backward, triton_forward
 from .triton_descriptors import describable, describe
-from .triton_relation import Relation, block_of_head_dim, matmul_precision, widest
+from .triton_relation import Relation, block_of_head_dim, joined, matmul_precision
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor) -> None:
@@ -37,15 +37,14 @@ def launch_forward(relation: Relation, tensors: list[Tensor], scale: float, conf
         triton_forward.attention_forward[(relation.programs(q.shape, config["BLOCK_Q"]),)](
             *arguments, *_strides(unit, tensors), *q.shape[1:5], abs(scale) * log2(e),
             FRAMES=relation.frames, TOKENS=relation.tokens, DESCRIPTORS=by_descriptor,
-            SPAN="one" if by_descriptor else relation.span(q.shape, block, [k.stride(), v.stride()]),
-            TAIL=relation.keys(q.shape) % block != 0, **_constants(q, unit, scale), **_blocks(config),
+            **relation.walk(q.shape, block, [k, v]), **_constants(q, unit, scale), **_blocks(config),
         )
 
 
 def forward_two_streams(view: tuple[Tensor, ...], time: tuple[Tensor, ...], scale: float) -> None:
     """Write out and lse of both streams in one launch; a stream is q, k, v, out, lse."""
     streams = [(Relation.of(parse_axes(axes)), tensors) for axes, tensors in ((VIEW, view), (TIME, time))]
-    config = configuration("attention_forward", streams[0][0], view[0])
+    config = configuration("attention_two_streams", streams[0][0], view[0])
     seen = [(relation, [relation.seen(x) for x in tensors]) for relation, tensors in streams]
     launch_two_streams(seen, scale, config)
 
@@ -54,20 +53,15 @@ def launch_two_streams(
     streams: list[tuple[Relation, list[Tensor]]], scale: float, config: dict[str, int]
 ) -> None:
     """One launch with a given configuration; the tensors of a stream as the kernel sees them."""
-    block = config["BLOCK_K"]
     q = streams[0][1][0]
     programs = [relation.programs(tensors[0].shape, config["BLOCK_Q"]) for relation, tensors in streams]
-    spans = [
-        relation.span(tensors[0].shape, block, [x.stride() for x in tensors[1:3]]) for relation, tensors in streams
-    ]
+    walks = [relation.walk(tensors[0].shape, config["BLOCK_K"], tensors[1:3]) for relation, tensors in streams]
     unit = _unit([x for _, tensors in streams for x in tensors])
     arguments = [argument for _, tensors in streams for argument in (*tensors, *_strides(unit, tensors))]
     with on_device(q):
         triton_forward.two_stream_forward[(sum(programs),)](
             *arguments, *q.shape[1:5], abs(scale) * log2(e), programs[0],
-            SPAN=widest(spans),
-            TAIL=any(relation.keys(tensors[0].shape) % block for relation, tensors in streams),
-            **_constants(q, unit, scale), **_blocks(config),
+            **joined(walks), **_constants(q, unit, scale), **_blocks(config),
         )
 
 
@@ -111,26 +105,23 @@ def launch_rows(
 def launch_keys(relation: Relation, tensors: list[Tensor], scale: float, config: dict[str, int]) -> None:
     """dK and dV; ``tensors`` q, k, v, grad_out, the two of :func:`launch_rows`, dk, dv."""
     q, grad_out, row = tensors[0], tensors[3], tensors[4]
-    block = config["BLOCK_Q"]
     unit = _unit(tensors)
     triton_backward.attention_backward_keys[(relation.programs(q.shape, config["BLOCK_K"]),)](
         *tensors, *_strides(unit, [*tensors[:5], *tensors[6:]]), *q.shape[1:5], abs(scale) * log2(e), scale,
         FRAMES=relation.frames, TOKENS=relation.tokens,
-        SPAN=relation.span(q.shape, block, [x.stride() for x in (q, grad_out, row)]),
-        TAIL=relation.keys(q.shape) % block != 0, **_constants(q, unit, scale), **_blocks(config),
+        **relation.walk(q.shape, config["BLOCK_Q"], [q, grad_out, row]),
+        **_constants(q, unit, scale), **_blocks(config),
     )
 
 
 def launch_queries(relation: Relation, tensors: list[Tensor], scale: float, config: dict[str, int]) -> None:
     """dQ; ``tensors`` q, k, v, grad_out, the two of :func:`launch_rows`, dq."""
     q, k, v = tensors[:3]
-    block = config["BLOCK_K"]
     unit = _unit(tensors)
     triton_backward.attention_backward_queries[(relation.programs(q.shape, config["BLOCK_Q"]),)](
         *tensors, *_strides(unit, [*tensors[:5], tensors[6]]), *q.shape[1:5], abs(scale) * log2(e), scale,
         FRAMES=relation.frames, TOKENS=relation.tokens,
-        SPAN=relation.span(q.shape, block, [x.stride() for x in (k, v)]),
-        TAIL=relation.keys(q.shape) % block != 0, **_constants(q, unit, scale), **_blocks(config),
+        **relation.walk(q.shape, config["BLOCK_K"], [k, v]), **_constants(q, unit, scale), **_blocks(config),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from ...grid import Axes
 from ..triton_access import power_of_two
 
+_INT32_RANGE = 2**31
 _FRAMES = {(): "own", ("v",): "views", ("t",): "views", ("v", "t"): "all"}
 
 
@@ -56,11 +58,16 @@ class Relation:
         rows = self.rows(shape)
         return prod(shape[:5]) // rows * -(-rows // block)
 
-    def span(self, shape: Sequence[int], block: int, listed: Sequence[Sequence[int]]) -> str:
-        """How many frames a tile of ``block`` list rows may touch; ``listed``: strides of the tensors that are walked.
+    def walk(self, shape: Sequence[int], block: int, listed: Sequence[Tensor]) -> dict[str, Any]:
+        """How the kernels walk a frame list in tiles of ``block`` rows of the tensors ``listed``, as seen."""
+        return {
+            "SPAN": self._span(shape, block, [x.stride() for x in listed]),
+            "WIDE": any(block * x.stride(3) >= _INT32_RANGE for x in listed),
+            "TAIL": self.keys(shape) % block != 0,
+        }
 
-        ``"line"``: the rows of the list are evenly spaced in memory.
-        """
+    def _span(self, shape: Sequence[int], block: int, listed: Sequence[Sequence[int]]) -> str:
+        """How many frames a tile may touch; ``"line"``: the rows of the list are evenly spaced in memory."""
         tokens = shape[3]
         if not self.tokens:
             return "any"
@@ -75,6 +82,8 @@ class Relation:
         _, view, time, token = strides[:4]
         if self.frames == "own":
             return True
+        if tokens == 1:  # the stride of tokens then says nothing
+            return False
         if self.frames == "views":
             return views == 1 or view == tokens * token
         if self.frames == "all":
@@ -82,9 +91,13 @@ class Relation:
         return views == 1 and (times == 1 or time == tokens * token)
 
 
-def widest(spans: Sequence[str]) -> str:
-    """The span that serves lists of frames of equally many tokens, each of which has one of these."""
-    return max(spans, key=("line", "one", "two", "any").index)
+def joined(walks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The walk that serves several lists of frames of equally many tokens."""
+    return {
+        "SPAN": max((walk["SPAN"] for walk in walks), key=("line", "one", "two", "any").index),
+        "WIDE": any(walk["WIDE"] for walk in walks),
+        "TAIL": any(walk["TAIL"] for walk in walks),
+    }
 
 
 def matmul_precision(dtype: torch.dtype) -> str:
