@@ -138,6 +138,6 @@ def _arguments(
         strides |= {f"{name}_{dim}": stride for dim, stride in zip("bonhij", in_units, strict=True)}
     sizes = {"outer_entries": entries[0], "inner_entries": entries[1], "outer": outer, "positions": positions,
              "heads": heads, "blocks": blocks}
-    constants = {"D": head_dim, "BLOCK_D": max(16, power_of_two(head_dim)), "LINES": tile.lines, "INNER": tile.inner,
-                 "UNIT": unit, "UNION": tile.union}
+    constants = {"D": head_dim, "BLOCK_D": max(16, power_of_two(head_dim)), "ROWS": ROWS, "LINES": tile.lines,
+                 "INNER": tile.inner, "UNIT": unit, "UNION": tile.union}
     return batch * outer * blocks, {**sizes, **strides, **constants, **options}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...tuning import config
 from ..triton_cases import CompileCase
 from . import triton_pointwise_kernels as kernels
-from .triton_pointwise import UNALIGNED_WARPS
+from .triton_pointwise import ROWS, UNALIGNED_WARPS
 from .triton_relation import block_of_head_dim
 
 _BUCKETS = ((40, "bf16", 8), (64, "bf16", 8), (128, "bf16", 8), (64, "bf16", 1))
@@ -38,7 +38,7 @@ def _case(kernel: str, arch: str, head_dim: int, dtype: str, unit: int) -> Compi
         warps = max(UNALIGNED_WARPS, warps)
     pointers = dict.fromkeys(streams, f"*{dtype}") | dict.fromkeys(rows, "*fp32")
     constants = {"D": head_dim, "BLOCK_D": block_of_head_dim(head_dim), "UNIT": unit, "UNION": True,
-                 "LINES": 1, "INNER": 8}
+                 "ROWS": ROWS, "LINES": 1, "INNER": 8}
     return CompileCase(
         f"{kernel} D={head_dim} {dtype} unit={unit}", function,
         {**pointers, "scale": "fp32", **dict.fromkeys(integers, "i32")}, {**constants, **options}, warps, stages,
