@@ -60,6 +60,13 @@ def config(
     return dict(_forced.get(kernel) or _config(kernel, arch, head_dim, length, dtype_bytes))
 
 
+def shipped_entries(kernel: str, arch: str) -> list[dict[str, Any]]:
+    """The shipped entries that ``arch`` chooses from, in order; none for a kernel without a file."""
+    shipped = _entries(SHIPPED / f"{kernel}.json")
+    written_for = _nearest(arch, {entry["arch"] for entry in shipped})
+    return [entry for entry in shipped if entry["arch"] == written_for]
+
+
 @contextmanager
 def forced(kernel: str, configuration: dict[str, int]) -> Iterator[None]:
     """While this is open, :func:`config` answers ``configuration`` to every call for ``kernel``, in all threads."""
@@ -109,15 +116,13 @@ def forget() -> None:
 @cache
 def _config(kernel: str, arch: str, head_dim: int, length: int, dtype_bytes: int) -> dict[str, int]:
     wanted = {"head_dim": head_dim, "length": length, "dtype_bytes": dtype_bytes}
-    shipped = _entries(SHIPPED / f"{kernel}.json")
-    written_for = _nearest(arch, {entry["arch"] for entry in shipped})
-    found = _first(shipped, written_for, wanted)
+    found = _first(shipped_entries(kernel, arch), wanted)
     if found is None:
         raise LookupError(
             f"kernel: {kernel!r} ships no configuration for {arch}, {wanted}; "
             f"expected an entry in {SHIPPED.name}/{kernel}.json"
         )
-    tuned = _first(_entries(tuned_file(kernel)), arch, wanted)
+    tuned = _first([entry for entry in _entries(tuned_file(kernel)) if entry["arch"] == arch], wanted)
     # of another version of the kernel when its parameters differ
     return tuned if tuned is not None and tuned.keys() == found.keys() else found
 
@@ -161,8 +166,8 @@ def _check(entry: dict[str, Any]) -> None:
             raise ValueError(f"{name}: an empty range [{low}, {high}]")
 
 
-def _first(entries: list[dict[str, Any]], arch: str | None, wanted: dict[str, int]) -> dict[str, int] | None:
-    return next((entry["config"] for entry in entries if entry["arch"] == arch and _fits(entry, wanted)), None)
+def _first(entries: list[dict[str, Any]], wanted: dict[str, int]) -> dict[str, int] | None:
+    return next((entry["config"] for entry in entries if _fits(entry, wanted)), None)
 
 
 def _fits(entry: dict[str, Any], wanted: dict[str, int]) -> bool:

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+import fourreal_kernels  # noqa: F401  (registers the operators)
 from fourreal_kernels import tuning
+from fourreal_kernels.ops.triton_cases import candidate_modules
 
 KERNELS = sorted(file.stem for file in tuning.SHIPPED.glob("*.json"))
 
@@ -30,3 +32,9 @@ def test_every_chip_has_a_configuration_within_the_ranges(kernel, arch, monkeypa
                 found = tuning.config(kernel, arch=arch, head_dim=head_dim, length=length, dtype_bytes=dtype_bytes)
                 assert found["num_warps"] in (1, 2, 4, 8, 16) and found["num_stages"] >= 1
     tuning.forget()
+
+
+def test_every_kernel_can_be_tuned():
+    tasks = [task for module in candidate_modules().values() for task in module.tuning_candidates("sm_90")]
+    assert {task.kernel for task in tasks} == set(KERNELS)
+    assert all(task.candidates for task in tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -69,5 +70,14 @@ def _text(error: BaseException) -> str:
 
 
 def _write(lines: TextIO, result: dict[str, Any]) -> None:
-    lines.write(json.dumps(result) + "\n")
+    lines.write(json.dumps(_finite(result), allow_nan=False, default=str) + "\n")
     lines.flush()
+
+
+def _finite(value: Any) -> Any:
+    """The same with infinities and NaN, which JSON lacks, as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

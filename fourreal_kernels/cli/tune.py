@@ -12,11 +12,13 @@ import torch
 from .. import tuning
 from ..gpu_timing import ColdTimer
 from ..ops import triton_support
-from ..ops.triton_cases import TuneTask, case_modules
+from ..ops.triton_cases import TuneTask, candidate_modules
 from ..ops.triton_tuning import Outcome, measure
 from .arguments import check_device
 from .environment import package_version
 from .errors import UserError, user_errors
+
+_ENDLESS = 2**30
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -73,8 +75,8 @@ def _tune_kernel(
 def _tasks(arch: str, kernels: list[str] | None) -> dict[str, list[TuneTask]]:
     """The tasks per kernel, in the order of the operators."""
     found: dict[str, list[TuneTask]] = defaultdict(list)
-    for module in case_modules().values():
-        for task in module.tuning_candidates(arch) if hasattr(module, "tuning_candidates") else ():
+    for module in candidate_modules().values():
+        for task in module.tuning_candidates(arch):
             found[task.kernel].append(task)
     for kernel in kernels or ():
         if kernel not in found:
@@ -97,8 +99,13 @@ def _line(outcome: Outcome) -> str:
     settings = " ".join(f"{name}={value}" for name, value in outcome.config.items())
     gain = outcome.shipped_seconds / outcome.seconds
     refused = f", {outcome.refused} do not fit" if outcome.refused else ""
+    refused += f", {outcome.wrong} WRONG" if outcome.wrong else ""
     return (
-        f"{task.kernel} D {task.head_dim[0]}-{task.head_dim[1]} length {task.length[0]}-{task.length[1]} "
+        f"{task.kernel}, D {_range(task.head_dim)}, length {_range(task.length)}, "
         f"{8 * task.dtype_bytes} bit: {1e6 * outcome.seconds:.1f} us, {gain:.2f}x of the shipped configuration "
         f"({outcome.tried} tried{refused}): {settings}"
     )
+
+
+def _range(bounds: tuple[int, int]) -> str:
+    return f"{bounds[0]}-{bounds[1]}" if bounds[1] < _ENDLESS else f"from {bounds[0]}"

@@ -63,7 +63,7 @@ def _raise(error: Exception):
 def test_the_status_of_a_job(tmp_path):
     path = tmp_path / "results"
     block = _block(
-        ("right", lambda: {"error": 0.5}),
+        ("right", lambda: {"error": 0.5, "ratios": [float("nan"), 1.0], "dtype": torch.float16}),
         ("wrong", lambda: _raise(AssertionError("error 1 exceeds 0"))),
         ("refused", lambda: _raise(NotImplementedError("no\nsuch form"))),
         ("absent", lambda: _raise(Absent("nvcc"))),
@@ -76,7 +76,10 @@ def test_the_status_of_a_job(tmp_path):
     assert {name: result["status"] for name, result in results.items()} == {
         "right": "ok", "wrong": "failed", "refused": "absent", "absent": "absent", "broken": "error", "gpu": "error"
     }
-    assert results["right"]["error"] == 0.5 and results["refused"]["reason"] == "no such form"
+    assert results["right"] | {"seconds": 0} == {
+        "name": "right", "status": "ok", "error": 0.5, "ratios": ["nan", 1.0], "dtype": "torch.float16", "seconds": 0
+    }
+    assert results["refused"]["reason"] == "no such form"
     assert "_raise" in results["broken"]["where"]
     assert run_block(block, REHEARSAL, path, 0, 1, 6) == 0
     assert _lines(path)[-1]["name"] == "never"

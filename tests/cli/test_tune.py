@@ -13,9 +13,12 @@ from fourreal_kernels import tuning
 from fourreal_kernels.cli import main, tune
 from fourreal_kernels.gpu_timing import ColdTimer
 from fourreal_kernels.ops.triton_cases import TuneTask
+from fourreal_kernels.ops.triton_tuning import Typical, neighbours, tasks
 
-SHIPPED, FAST, TOO_LARGE, EQUAL = ({"BLOCK": size, "num_warps": 4} for size in (64, 32, 256, 65))
-SECONDS = {64: 2e-4, 32: 1e-4, 65: 1.99e-4}
+SHIPPED, FAST, TOO_LARGE, EQUAL, WRONG = ({"BLOCK": size, "num_warps": 4} for size in (64, 32, 256, 65, 8))
+SECONDS = {64: 2e-4, 32: 1e-4, 65: 1.99e-4, 8: 1e-6}
+
+launched: list[int] = []
 
 
 @pytest.fixture(autouse=True)
@@ -33,26 +36,31 @@ def folders(monkeypatch, tmp_path):
 
 def _task(kernel: str, candidates: list[dict]) -> TuneTask:
     def make():
-        def launch(config: dict[str, int]) -> int:
+        def launch(config: dict[str, int]) -> tuple[torch.Tensor]:
             if config == TOO_LARGE:
                 raise RuntimeError("out of resource: shared memory")
-            with tuning.forced(kernel, config):
-                return tuning.config(kernel, arch="sm_90")["BLOCK"]
+            launched.append(config["BLOCK"])
+            return (torch.full((3,), float("nan") if config == WRONG else 1.0),)
 
         return launch
 
     return TuneTask(kernel, (1, 64), (1, 1024), 2, candidates, make)
 
 
+def _pretended_seconds(run) -> float:
+    run()
+    return SECONDS[launched[-1]]
+
+
 @pytest.fixture
 def pretended_gpu(monkeypatch):
     """An H200 whose kernels take the seconds that the table above states."""
     operator = SimpleNamespace(tuning_candidates=lambda arch: [
-        _task("first", [SHIPPED, TOO_LARGE, FAST]), _task("second", [EQUAL]),
+        _task("first", [SHIPPED, TOO_LARGE, WRONG, FAST]), _task("second", [EQUAL]),
     ])
     monkeypatch.setattr(tune, "check_device", torch.device)
-    monkeypatch.setattr(tune, "case_modules", lambda: {"op": operator, "without": SimpleNamespace()})
-    monkeypatch.setattr(tune, "ColdTimer", lambda device: SimpleNamespace(seconds=lambda run: SECONDS[run()]))
+    monkeypatch.setattr(tune, "candidate_modules", lambda: {"op": operator})
+    monkeypatch.setattr(tune, "ColdTimer", lambda device: SimpleNamespace(seconds=_pretended_seconds))
     monkeypatch.setattr(tune.triton_support, "why_unavailable", lambda: None)
     monkeypatch.setattr(tune.triton_support, "arch_of", lambda device: "sm_90")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
@@ -97,8 +105,8 @@ def test_a_cache_that_cannot_be_written(capsys, pretended_gpu, monkeypatch, tmp_
 
 def test_the_winners_are_kept_and_used(fourreal, pretended_gpu):
     printed = fourreal("tune")
-    assert "first D 1-64 length 1-1024 16 bit: 100.0 us, 2.00x of the shipped" in printed
-    assert "(2 tried, 1 do not fit): BLOCK=32 num_warps=4" in printed
+    assert "first, D 1-64, length 1-1024, 16 bit: 100.0 us, 2.00x of the shipped" in printed
+    assert "(3 tried, 1 do not fit, 1 WRONG): BLOCK=32 num_warps=4" in printed
     entry = json.loads(tuning.tuned_file("first").read_text())["configs"][0]
     assert entry["config"] == FAST and entry["device"] == "NVIDIA H200" and entry["shipped_microseconds"] == 200
     assert tuning.config("first", arch="sm_90", head_dim=64, length=5) == FAST
@@ -120,6 +128,33 @@ def test_saving_keeps_other_buckets():
     tuning.save("first", [entry | {"arch": "sm_80"}, entry | {"config": SHIPPED}])
     written = json.loads(tuning.tuned_file("first").read_text())["configs"]
     assert [(e["arch"], e["config"]) for e in written] == [("sm_80", FAST), ("sm_90", SHIPPED)]
+
+
+def test_neighbours():
+    found = neighbours({"BLOCK_Q": 64, "DESCRIPTORS": 0, "num_warps": 16, "num_stages": 1})
+    assert {"BLOCK_Q": 128, "DESCRIPTORS": 0, "num_warps": 16, "num_stages": 1} in found
+    assert {"BLOCK_Q": 32, "DESCRIPTORS": 0, "num_warps": 8, "num_stages": 1} in found
+    assert {"BLOCK_Q": 64, "DESCRIPTORS": 1, "num_warps": 16, "num_stages": 1} in found
+    assert {"BLOCK_Q": 64, "DESCRIPTORS": 0, "num_warps": 16, "num_stages": 2} in found
+    assert len(found) == len({tuple(config.items()) for config in found}) == 6
+
+
+def test_tasks_are_the_shipped_buckets(tmp_path):
+    entries = [{"arch": "sm_90", "head_dim": [65, 128], "config": SHIPPED},
+               {"arch": "sm_90", "length": [1, 100], "dtype_bytes": 4, "config": SHIPPED},
+               {"arch": "sm_80", "config": SHIPPED}]
+    (tmp_path / "tuned" / "third.json").write_text(json.dumps({"kernel": "third", "configs": entries}))
+    asked = []
+
+    def workload(head_dim, length, dtype):
+        asked.append((head_dim, length, dtype))
+        return lambda: (torch.tensor(tuning.config("third", arch="sm_90")["BLOCK"]),)
+
+    first, second = tasks("third", "sm_100", workload, Typical(head_dim=64, length=4608))
+    assert (first.head_dim, first.dtype_bytes, second.length, second.dtype_bytes) == ((65, 128), 2, (1, 100), 4)
+    assert [task.make()(FAST)[0].item() for task in (first, second)] == [32, 32]
+    assert asked == [(128, 4608, torch.bfloat16), (64, 100, torch.float32)]
+    assert tasks("absent", "sm_90", workload, Typical()) == []
 
 
 def test_the_timer_counts_calls():

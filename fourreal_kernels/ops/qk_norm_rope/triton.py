@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import has_unit_stride, unit_stride_gradient
-from ..triton_access import dense, on_device
+from ..checks import unit_stride_gradient
+from ..triton_access import copy_back, dense, on_device, unit_stride_like
 from ..triton_support import refuse_device, why_unavailable
 from .call import NormRopeCall
 
@@ -37,7 +37,7 @@ def forward(
     from .triton_launch import angle_table, launch
 
     cos, sin = angle_table(cos), angle_table(sin)
-    written_q, written_k = _unit_stride_like(out_q), _unit_stride_like(out_k)
+    written_q, written_k = unit_stride_like(out_q), unit_stride_like(out_k)
     grids = {"q": q, "k": k, "out_q": written_q, "out_k": written_k}
     call = launch("qk_norm_rope", grids, (cos, sin), q_weight is not None)
     with on_device(q):
@@ -45,8 +45,8 @@ def forward(
             q, k, written_q, written_k, dense(q_weight), dense(k_weight), cos, sin, eps,
             **call.integers, **call.constants, **call.options,
         )
-    _copy_back(written_q, out_q)
-    _copy_back(written_k, out_k)
+    copy_back(written_q, out_q)
+    copy_back(written_k, out_k)
 
 
 def backward(
@@ -60,7 +60,7 @@ def backward(
     norm = q_weight is not None
     cos, sin = angle_table(cos), angle_table(sin)
     grad_q, grad_k = unit_stride_gradient(grad_q), unit_stride_gradient(grad_k)
-    written_q, written_k = _unit_stride_like(dq), _unit_stride_like(dk)
+    written_q, written_k = unit_stride_like(dq), unit_stride_like(dk)
     grids = {"grad_q": grad_q, "grad_k": grad_k, "q": q, "k": k, "dq": written_q, "dk": written_k}
     call = launch("qk_norm_rope_backward", grids, (cos, sin), norm)
     partial = partial_sums(call.programs, q) if norm else None
@@ -69,16 +69,6 @@ def backward(
             grad_q, grad_k, q, k, written_q, written_k, dense(q_weight), dense(k_weight), partial, cos, sin, eps,
             **call.integers, **call.constants, **call.options,
         )
-    _copy_back(written_q, dq)
-    _copy_back(written_k, dk)
+    copy_back(written_q, dq)
+    copy_back(written_k, dk)
     return tuple(partial.sum(0).unbind(0)) if norm else (None, None)
-
-
-def _unit_stride_like(out: Tensor) -> Tensor:
-    """Where the kernel writes: ``out``, unless its channels are strided, as those of a result like sliding windows."""
-    return out if has_unit_stride(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
-
-
-def _copy_back(written: Tensor, out: Tensor) -> None:
-    if written is not out:
-        out.copy_(written)
