@@ -6,8 +6,6 @@ by the tests; ``backend=None`` does not choose them.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
@@ -19,7 +17,6 @@ from .call import AttentionCall
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _UNIONS = ("vn|tn", "v|t")
 _LARGEST_HEAD_DIM = 256
-_HAS_POINTWISE = find_spec(f"{__package__}.triton_pointwise") is not None
 
 
 def unavailable() -> str | None:
@@ -40,7 +37,7 @@ def refusal(call: AttentionCall) -> str | None:
 
 def _kernels(axes: Axes):
     """The module that serves these axes: sequences as short as V or T have kernels of their own."""
-    if axes.is_pointwise and _HAS_POINTWISE:
+    if axes.is_pointwise:
         from . import triton_pointwise
 
         return triton_pointwise.forward_pointwise, triton_pointwise.backward_pointwise

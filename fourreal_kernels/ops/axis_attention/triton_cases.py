@@ -1,4 +1,4 @@
-"""The shipped configurations of the attention kernels, for the ahead-of-time tests and for ``fourreal tune``.
+"""The shipped configurations of the attention kernels, for the ahead-of-time tests.
 
 Buckets: head dims up to 64, 128 and 256 in bf16, each compiled at its largest; up to 128 and 256 in IEEE fp32. Frame
 lists of the union (view attention for both streams) whose tiles may touch two frames, with a tail: the most registers.
@@ -6,15 +6,12 @@ lists of the union (view attention for both streams) whose tiles may touch two f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from ...tuning import config
-from ..triton_cases import CompileCase, TuneTask
-from . import triton_backward, triton_forward, triton_launch
-from .triton_relation import Relation, block_of_head_dim
+from ..triton_cases import CompileCase
+from . import triton_backward, triton_forward
+from .triton_relation import block_of_head_dim
 
 _KERNELS = {
     "attention_forward": triton_forward.attention_forward,
@@ -80,53 +77,3 @@ def _type(name: str, dtype: str) -> str:
     if name.rstrip("2") in ("q", "k", "v", "out") or name in ("grad_out", "grad_q", "grad_k", "grad_v"):
         return f"*{dtype}"
     return "fp32" if name in ("scale", "natural_scale") else "i32"
-
-
-_GRIDS = {64: (1, 8, 8, 576, 16, 64), 128: (1, 8, 8, 576, 8, 128)}
-_HEAD_DIMS = {64: (33, 64), 128: (65, 128)}
-_ROWS = (65, 2**31 - 1)
-
-
-def tuning_candidates(arch: str) -> list[TuneTask]:
-    """The kernels of view attention on the grid of the 4Real-Video paper, in bf16, at head dims 64 and 128."""
-    return [
-        TuneTask(kernel, _HEAD_DIMS[head_dim], _ROWS, 2, _candidates(arch, kernel), _launcher(kernel, head_dim))
-        for kernel in ("attention_forward", "attention_backward_keys", "attention_backward_queries")
-        for head_dim in _GRIDS
-    ]
-
-
-def _candidates(arch: str, kernel: str) -> list[dict[str, int]]:
-    sizes = [(128, 128), (128, 64), (128, 32), (64, 64), (64, 32)]
-    if kernel == "attention_backward_keys":
-        sizes = [(inner, outer) for outer, inner in sizes]
-    candidates = [
-        {"BLOCK_Q": q, "BLOCK_K": k, "num_warps": warps, "num_stages": stages}
-        for q, k in sizes for warps in (4, 8) for stages in (1, 2, 3, 4)
-    ]
-    if kernel != "attention_forward":
-        return candidates
-    copies = (0, 1) if arch in _WITH_DESCRIPTORS else (0,)
-    return [{**candidate, "DESCRIPTORS": descriptors} for candidate in candidates for descriptors in copies]
-
-
-def _launcher(kernel: str, head_dim: int) -> Callable[[], Callable[[dict[str, int]], None]]:
-    def make() -> Callable[[dict[str, int]], None]:
-        relation = Relation("views", False, True)
-        scale = head_dim**-0.5
-        q, k, v, grad_out = (
-            torch.randn(_GRIDS[head_dim], device="cuda", dtype=torch.bfloat16) for _ in range(4)
-        )
-        out, grad = torch.empty_like(q), torch.empty_like(q)
-        lse = torch.empty(q.shape[:5], device="cuda")
-        if kernel == "attention_forward":
-            return lambda options: triton_launch.launch_forward(relation, [q, k, v, out, lse], scale, options)
-        shipped = triton_launch.configuration("attention_forward", relation, q)
-        triton_launch.launch_forward(relation, [q, k, v, out, lse], scale, shipped)
-        shipped = triton_launch.configuration("attention_backward_rows", relation, q)
-        inputs = [q, k, v, grad_out, *triton_launch.launch_rows(relation, out, grad_out, lse, None, shipped)]
-        if kernel == "attention_backward_keys":
-            return lambda options: triton_launch.launch_keys(relation, [*inputs, out, grad], scale, options)
-        return lambda options: triton_launch.launch_queries(relation, [*inputs, grad], scale, options)
-
-    return make
