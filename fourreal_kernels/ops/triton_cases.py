@@ -3,7 +3,7 @@
 An operator with a Triton backend has two modules of one function each:
 
 * ``ops/<op>/triton_cases.py``: ``compile_cases(arch) -> list[CompileCase]``, one case per shipped configuration
-  (kernel, head-dim bucket, dtype); it may import Triton;
+  (kernel, head-dim bucket, dtype); it may import Triton. Parts of an operator have ``triton_<part>_cases.py``;
 * ``ops/<op>/triton_candidates.py``: ``tuning_candidates(arch) -> list[TuneTask]``, what is measured on a chip.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
@@ -59,12 +60,19 @@ class TuneTask:
 
 
 def case_modules() -> dict[str, ModuleType]:
-    """By name of the operator's package, the ``triton_cases`` module of each operator that has one.
+    """The ``triton_cases`` and ``triton_<part>_cases`` modules of the operators, by names of package and part.
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
     """
-    return _modules("triton_cases")
+    found = {}
+    for package in dict.fromkeys(operator.package for operator in dispatch.operators()):
+        op = package.rpartition(".")[2]
+        for module in iter_modules(import_module(package).__path__):
+            if module.name.startswith("triton_") and module.name.endswith("cases"):
+                part = module.name.removeprefix("triton_").removesuffix("cases").strip("_")
+                found[f"{op}.{part}" if part else op] = import_module(f"{package}.{module.name}")
+    return found
 
 
 def candidate_modules() -> dict[str, ModuleType]:

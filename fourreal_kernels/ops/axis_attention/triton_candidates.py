@@ -33,6 +33,7 @@ def tuning_candidates(arch: str) -> list[TuneTask]:
 
     workloads = {
         "attention_forward": (_forward, "vn", view),
+        "attention_two_streams": (_two_streams, "vn", view),
         "attention_backward_rows": (_backward, "vn", view),
         "attention_backward_keys": (_backward, "vn", view),
         "attention_backward_queries": (_backward, "vn", view),
@@ -52,6 +53,11 @@ def _inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
 def _forward(axes: str, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], Sequence[Tensor]]:
     inputs, scale = _inputs(shape, dtype), shape[-1] ** -0.5
     return lambda: _OPERATORS.axis_attention(*inputs, axes, scale, False, "triton")
+
+
+def _two_streams(axes: str, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], Sequence[Tensor]]:
+    streams, scale = [*_inputs(shape, dtype), *_inputs(shape, dtype)], shape[-1] ** -0.5
+    return lambda: _OPERATORS.two_stream_attention(*streams, scale, "triton")
 
 
 def _backward(axes: str, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], Sequence[Tensor]]:

@@ -9,8 +9,9 @@ from ... import native
 from ..checks import unit_stride_gradient
 from ..fresh import empty_like
 from .call import ExchangeGradients
-from .compiled import address, as_accumulated
-from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, tensor_argument
+from .compiled import address, as_accumulated, as_grids
+from .cpu_rows import DTYPE_NAMES, NormParameters, tensor_argument
+from .parameter_gradients import channel_parameter_gradients
 
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
@@ -36,27 +37,4 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
     kernel, dtype = native.cpu_library().sync_exchange_channel_backward, DTYPE_NAMES[view.dtype]
     for grids in as_grids((*tensors, *outs)):
         kernel(kind, dtype, grids[0].shape, *(tensor_argument(x) for x in grids), *addresses, sums.data_ptr())
-    return ExchangeGradients(*outs, *_parameter_gradients(sums, weight, bias, input_scale, gate))
-
-
-def _parameter_gradients(sums: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
-                         gate: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Of weight, bias, input_scale and gate, from the sums over rows of g_o and of g_o x_s."""
-    batch, lists, channels = sums.shape
-    outputs = lists // 3
-    of_grads, of_products = sums[:, :outputs], sums[:, outputs:].view(batch, outputs, 2, channels)
-    gates = 1.0 if gate is None else gate.double().view(batch, outputs, 1, channels)
-    scaled = of_products if input_scale is None else of_products * input_scale.double().view(batch, 1, 2, channels)
-    weights = weight.double().reshape(1, outputs, 2, channels)
-    grad_weight = (scaled * gates).sum(0).view(weight.shape)
-    grad_bias = grad_scale = grad_gate = None
-    if bias is not None:
-        grad_bias = (of_grads if gate is None else of_grads * gates.squeeze(2)).sum(0).flatten()
-    if input_scale is not None:
-        grad_scale = (of_products * gates * weights).sum(1).flatten(1)
-    if gate is not None:
-        grad_gate = (scaled * weights).sum(2)
-        if bias is not None:
-            grad_gate = grad_gate + of_grads * bias.double().view(1, outputs, channels)
-        grad_gate = grad_gate.flatten(1)
-    return grad_weight, grad_bias, grad_scale, grad_gate
+    return ExchangeGradients(*outs, *channel_parameter_gradients(sums, weight, bias, input_scale, gate))

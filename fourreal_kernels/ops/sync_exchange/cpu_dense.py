@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ... import native
 from ..checks import accumulation_dtype
-from .compiled import address, as_accumulated
-from .cpu_rows import DTYPE_NAMES, NormParameters, as_grids, chunks, row_count, tensor_argument
+from .compiled import address, as_accumulated, as_grids
+from .cpu_rows import DTYPE_NAMES, NormParameters, chunks, row_count, tensor_argument
 
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ..checks import accumulation_dtype, unit_stride_gradient
+from ..checks import unit_stride_gradient
 from ..fresh import empty_like
 from .call import ExchangeGradients
-from .cpu_rows import DTYPE_NAMES, as_grids, chunks, row_count, tensor_argument
+from .compiled import as_grids
+from .cpu_rows import DTYPE_NAMES, chunks, row_count, tensor_argument
+from .parameter_gradients import DenseParameterGradients
 
 
 def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
@@ -23,7 +25,7 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
     batch = view.shape[0]
     per_sample = gate is not None or input_scale is not None
     outs = empty_like(view), empty_like(time)
-    gradients = _ParameterGradients(weight, bias, input_scale, gate)
+    gradients = DenseParameterGradients(weight, bias, input_scale, gate)
     tensors = (unit_stride_gradient(grad_view), unit_stride_gradient(grad_time), view, time, *outs)
     for grids in as_grids(tensors):
         rows = row_count(grids[0])
@@ -55,35 +57,3 @@ def _rows_backward(grids: tuple[Tensor, ...], span: tuple[int, int], weight: Ten
         finish = "split" if kind == "hard" else "soft"
         library.sync_exchange_finish(finish, dtype, sizes, rows, *arguments[:2], *arguments[4:], dz.data_ptr(), 0, 0)
     return products, sums
-
-
-class _ParameterGradients:
-    """Gradients of weight, bias, input_scale and gate, gathered over batch entries."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None, gate: Tensor | None):
-        dtype = accumulation_dtype(weight.dtype)
-        values = (weight, bias, input_scale, gate)
-        self.weight, self.bias, self.input_scale, self.gate = (None if x is None else x.to(dtype) for x in values)
-        self.of_arguments = [None if x is None else torch.zeros_like(x, dtype=dtype) for x in values]
-
-    def _factors(self, entry: int) -> tuple[Tensor | float, Tensor | float]:
-        gate = 1.0 if self.gate is None else self.gate[entry, :, None]
-        scale = 1.0 if self.input_scale is None else self.input_scale[entry]
-        return gate, scale
-
-    def scaled_weight(self, entry: int) -> Tensor:
-        gate, scale = self._factors(entry)
-        return self.weight * scale * gate
-
-    def add(self, entry: int, products: Tensor, sums: Tensor) -> None:
-        gate, scale = self._factors(entry)
-        of_weight, of_bias, of_scale, of_gate = self.of_arguments
-        of_weight += products * scale * gate
-        if of_bias is not None:
-            of_bias += sums if self.gate is None else sums * self.gate[entry]
-        if of_scale is not None:
-            of_scale[entry] += (products * self.weight * gate).sum(0)
-        if of_gate is not None:
-            of_gate[entry] += (products * self.weight * scale).sum(1)
-            if self.bias is not None:
-                of_gate[entry] += sums * self.bias

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .compiled import GRID_DIMS, address, as_accumulated, as_grid
+from .compiled import address, as_accumulated
 
 DTYPE_NAMES = {
     torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"
@@ -17,30 +16,6 @@ DTYPE_NAMES = {
 SCRATCH_BYTES = 8 << 20
 FEWEST_ROWS = 64
 """A matrix product of fewer rows is far below the speed of longer ones."""
-
-
-def as_grids(tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one shape ``(B, ..., C)`` as five-dim views of the same parts: one set, unless dims cannot merge."""
-    if tensors[0].ndim <= GRID_DIMS:
-        yield tuple(as_grid(x) for x in tensors)
-        return
-    merged = _merged(tensors)
-    if merged is not None:
-        yield from as_grids(merged)
-        return
-    for index in range(tensors[0].shape[1]):
-        yield from as_grids(tuple(x[:, index] for x in tensors))
-
-
-def _merged(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """With the first two neighbouring dims between batch and channels joined that are so in every tensor."""
-    shape = tensors[0].shape
-    for dim in range(1, len(shape) - 2):
-        try:
-            return tuple(x.view(*shape[:dim], -1, *shape[dim + 2 :]) for x in tensors)
-        except RuntimeError:
-            continue
-    return None
 
 
 def tensor_argument(x: Tensor) -> tuple[int, tuple[int, ...]]:

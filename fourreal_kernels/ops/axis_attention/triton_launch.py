@@ -1,0 +1,155 @@
+"""Launches of the key-list attention kernels: configurations, strides, compile-time arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import e, log2
+from typing import Any
+
+from torch import Tensor
+
+from ... import tuning
+from ...grid import TIME, VIEW, Axes, parse_axes
+from .. import triton_support
+from ..triton_access import on_device, stride_unit, strides_in
+from . import triton_backward, triton_forward
+from .triton_descriptors import describable, describe
+from .triton_relation import Relation, block_of_head_dim, joined, matmul_precision
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor) -> None:
+    """Write the attention output and its log-sum-exp into ``out`` and ``lse``."""
+    relation = Relation.of(axes)
+    tensors = [relation.seen(x) for x in (q, k, v, out, lse)]
+    launch_forward(relation, tensors, scale, configuration("attention_forward", relation, tensors[0]))
+
+
+def launch_forward(relation: Relation, tensors: list[Tensor], scale: float, config: dict[str, int]) -> None:
+    """One launch with a given configuration; ``tensors`` q, k, v, out, lse as the kernel sees them."""
+    q, k, v = tensors[:3]
+    block = config["BLOCK_K"]
+    unit = _unit(tensors)
+    arguments: list[Any] = list(tensors)
+    by_descriptor = bool(config["DESCRIPTORS"]) and relation.tokens and all(describable(x, block) for x in (k, v))
+    if by_descriptor:
+        arguments[1:3] = [describe(x, block) for x in (k, v)]
+    with on_device(q):
+        triton_forward.attention_forward[(relation.programs(q.shape, config["BLOCK_Q"]),)](
+            *arguments, *_strides(unit, tensors), *q.shape[1:5], abs(scale) * log2(e),
+            FRAMES=relation.frames, TOKENS=relation.tokens, DESCRIPTORS=by_descriptor,
+            **relation.walk(q.shape, block, [k, v]), **_constants(q, unit, scale), **_blocks(config),
+        )
+
+
+def forward_two_streams(view: tuple[Tensor, ...], time: tuple[Tensor, ...], scale: float) -> None:
+    """Write out and lse of both streams in one launch; a stream is q, k, v, out, lse."""
+    streams = [(Relation.of(parse_axes(axes)), tensors) for axes, tensors in ((VIEW, view), (TIME, time))]
+    config = configuration("attention_two_streams", streams[0][0], view[0])
+    seen = [(relation, [relation.seen(x) for x in tensors]) for relation, tensors in streams]
+    launch_two_streams(seen, scale, config)
+
+
+def launch_two_streams(
+    streams: list[tuple[Relation, list[Tensor]]], scale: float, config: dict[str, int]
+) -> None:
+    """One launch with a given configuration; the tensors of a stream as the kernel sees them."""
+    q = streams[0][1][0]
+    programs = [relation.programs(tensors[0].shape, config["BLOCK_Q"]) for relation, tensors in streams]
+    walks = [relation.walk(tensors[0].shape, config["BLOCK_K"], tensors[1:3]) for relation, tensors in streams]
+    unit = _unit([x for _, tensors in streams for x in tensors])
+    arguments = [argument for _, tensors in streams for argument in (*tensors, *_strides(unit, tensors))]
+    with on_device(q):
+        triton_forward.two_stream_forward[(sum(programs),)](
+            *arguments, *q.shape[1:5], abs(scale) * log2(e), programs[0],
+            **joined(walks), **_constants(q, unit, scale), **_blocks(config),
+        )
+
+
+def backward(
+    grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    axes: Axes, scale: float, grads: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Write dq, dk, dv into ``grads``."""
+    relation = Relation.of(axes)
+    grad_out, q, k, v, out, lse, *grads = (
+        relation.seen(x) for x in (grad_out, q, k, v, out, lse, *grads)
+    )
+    grad_lse = None if grad_lse is None else relation.seen(grad_lse)
+    with on_device(q):
+        config = configuration("attention_backward_rows", relation, q)
+        rows = launch_rows(relation, out, grad_out, lse, grad_lse, config)
+        inputs = [q, k, v, grad_out, *rows]
+        launch_keys(relation, [*inputs, *grads[1:]], scale, configuration("attention_backward_keys", relation, q))
+        launch_queries(relation, [*inputs, grads[0]], scale, configuration("attention_backward_queries", relation, q))
+
+
+def launch_rows(
+    relation: Relation, out: Tensor, grad_out: Tensor, lse: Tensor, grad_lse: Tensor | None, config: dict[str, int]
+) -> tuple[Tensor, Tensor]:
+    """The base-2 log-sum-exp and delta of each query (B, V, T, N, H), evenly spaced along the frame lists."""
+    batch, views, times, tokens, heads = lse.shape
+    if relation.frames == "views":
+        rows = lse.new_empty((2, batch, heads, times, views, tokens)).permute(0, 1, 4, 3, 5, 2)
+    else:
+        rows = lse.new_empty((2, batch, heads, views, times, tokens)).permute(0, 1, 3, 4, 5, 2)
+    unit = _unit([out, grad_out])
+    programs = batch * views * times * -(-tokens * heads // config["BLOCK"])
+    triton_backward.attention_backward_rows[(programs,)](
+        out, grad_out, lse, grad_lse, *rows,
+        *_strides(unit, [out, grad_out, lse, lse if grad_lse is None else grad_lse, rows[0]]), *lse.shape[1:],
+        HEAD_DIM=out.shape[-1], BLOCK_D=block_of_head_dim(out.shape[-1]), UNIT=unit, **_blocks(config),
+    )
+    return rows[0], rows[1]
+
+
+def launch_keys(relation: Relation, tensors: list[Tensor], scale: float, config: dict[str, int]) -> None:
+    """dK and dV; ``tensors`` q, k, v, grad_out, the two of :func:`launch_rows`, dk, dv."""
+    q, grad_out, row = tensors[0], tensors[3], tensors[4]
+    unit = _unit(tensors)
+    triton_backward.attention_backward_keys[(relation.programs(q.shape, config["BLOCK_K"]),)](
+        *tensors, *_strides(unit, [*tensors[:5], *tensors[6:]]), *q.shape[1:5], abs(scale) * log2(e), scale,
+        FRAMES=relation.frames, TOKENS=relation.tokens,
+        **relation.walk(q.shape, config["BLOCK_Q"], [q, grad_out, row]),
+        **_constants(q, unit, scale), **_blocks(config),
+    )
+
+
+def launch_queries(relation: Relation, tensors: list[Tensor], scale: float, config: dict[str, int]) -> None:
+    """dQ; ``tensors`` q, k, v, grad_out, the two of :func:`launch_rows`, dq."""
+    q, k, v = tensors[:3]
+    unit = _unit(tensors)
+    triton_backward.attention_backward_queries[(relation.programs(q.shape, config["BLOCK_Q"]),)](
+        *tensors, *_strides(unit, [*tensors[:5], tensors[6]]), *q.shape[1:5], abs(scale) * log2(e), scale,
+        FRAMES=relation.frames, TOKENS=relation.tokens,
+        **relation.walk(q.shape, config["BLOCK_K"], [k, v]), **_constants(q, unit, scale), **_blocks(config),
+    )
+
+
+def configuration(kernel: str, relation: Relation, q: Tensor) -> dict[str, int]:
+    """The tuned configuration; its length bucket is the number of queries that share a frame list."""
+    return tuning.config(
+        kernel, arch=triton_support.arch_of(q.device), head_dim=q.shape[-1], length=relation.rows(q.shape),
+        dtype_bytes=q.element_size(),
+    )
+
+
+def _blocks(config: dict[str, int]) -> dict[str, int]:
+    return {name: value for name, value in config.items() if name != "DESCRIPTORS"}
+
+
+def _constants(q: Tensor, unit: int, scale: float) -> dict[str, Any]:
+    head_dim = q.shape[-1]
+    return {
+        "NEGATIVE": scale < 0, "PRECISION": matmul_precision(q.dtype), "HEAD_DIM": head_dim,
+        "BLOCK_D": block_of_head_dim(head_dim), "UNIT": unit,
+    }
+
+
+def _unit(tensors: Sequence[Tensor]) -> int:
+    """The unit of the strides of all tensors with a head dim."""
+    return stride_unit(*(x for x in tensors if x.ndim == 6))
+
+
+def _strides(unit: int, tensors: Sequence[Tensor]) -> list[int]:
+    """(batch, view, time, token, head) of each tensor."""
+    return [stride for x in tensors for stride in (strides_in(unit, x) if x.ndim == 6 else x.stride())]
