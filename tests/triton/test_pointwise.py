@@ -157,7 +157,7 @@ def test_gradients_in_fp16_of_out_alone(axes):
     check_gradients((2, 3, 2, 7, 1, 40), torch.float16, axes, with_lse=False)
 
 
-@pytest.mark.parametrize("layout", STRIDED)
+@pytest.mark.parametrize("layout", [name for name in STRIDED if name != "sliced"])
 def test_gradients_of_strided_tensors(layout):
     check_gradients((1, 3, 2, 5, 2, 16), torch.bfloat16, "v|t", layout)
 

@@ -96,7 +96,9 @@ def backward_pointwise(
     axes: Axes, scale: float, grads: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     """Write dq, dk, dv into ``grads``. ``grad_out`` has a contiguous last dim."""
-    if not supports(axes, q.shape, q.dtype):
+    # addresses of single elements would not fit the registers
+    unaligned = stride_unit(grad_out, q, k, v, out, *grads) == 1
+    if unaligned or not supports(axes, q.shape, q.dtype):
         from .triton_launch import backward
 
         backward(grad_out, grad_lse, q, k, v, out, lse, axes, scale, grads)

@@ -81,6 +81,12 @@ def _weighted(weights, x, outer_entries, inner_entries, ROWS: tl.constexpr, LINE
     return result
 
 
+@triton.jit
+def _finite(x):
+    """``x`` with 0 for what is not finite: the weights of pairs that do not see each other are 0, 0 * inf is NaN."""
+    return tl.where(tl.abs(x.to(tl.float32)) < float("inf"), x, 0.0)
+
+
 @triton.jit(do_not_specialize=FORWARD_INTEGERS)
 def forward_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale,
@@ -131,7 +137,12 @@ def backward_kernel(
     D: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, LINES: tl.constexpr, INNER: tl.constexpr,
     UNIT: tl.constexpr, UNION: tl.constexpr,
 ):
-    """All of a sequence is in one program: its gradients are sums of a fixed order, written once."""
+    """All of a sequence is in one program: its gradients are sums of a fixed order, written once.
+
+    What is not finite in q or k makes NaN of the weights of the rows that see it, and of their gradients; what is not
+    finite in a row of grad_out is made to do so. q and k are loaded again after the first store: from the L1 cache,
+    while they would not fit the registers of an sm_80 in between.
+    """
     row = tl.arange(0, ROWS)
     slab = tl.program_id(0) // blocks
     position = tl.program_id(0) % blocks * LINES + row % LINES
@@ -141,10 +152,8 @@ def backward_kernel(
     d = tl.arange(0, BLOCK_D)
     valid = (position < positions) & (i < outer_entries) & (j < inner_entries)
     inside = valid[:, None] & (d < D)[None, :]
-    at = _row_offsets(b, o, n, h, i, j, q_b, q_o, q_n, q_h, q_i, q_j)
-    q = _tile(q_ptr, at, inside, d, UNIT)
-    at = _row_offsets(b, o, n, h, i, j, k_b, k_o, k_n, k_h, k_i, k_j)
-    k = _tile(k_ptr, at, inside, d, UNIT)
+    q_at = _row_offsets(b, o, n, h, i, j, q_b, q_o, q_n, q_h, q_i, q_j)
+    k_at = _row_offsets(b, o, n, h, i, j, k_b, k_o, k_n, k_h, k_i, k_j)
     at = _row_offsets(b, o, n, h, i, j, grad_out_b, grad_out_o, grad_out_n, grad_out_h,
                       grad_out_i, grad_out_j)
     grad_out = _tile(grad_out_ptr, at, inside, d, UNIT)
@@ -157,19 +166,22 @@ def backward_kernel(
         delta -= tl.load(grad_lse_ptr + at, mask=valid, other=0.0).to(tl.float32)
     at = _row_offsets(b, o, n, h, i, j, lse_b, lse_o, lse_n, lse_h, lse_i, lse_j)
     lse = tl.load(lse_ptr + at, mask=valid, other=0.0) * 1.4426950408889634
+    lse += tl.sum(grad_out.to(tl.float32) * 0.0, axis=1)
     seen = _pairs(outer_entries, inner_entries, ROWS, LINES, INNER, UNION)
+    q = _tile(q_ptr, q_at, inside, d, UNIT)
+    k = _tile(k_ptr, k_at, inside, d, UNIT)
     scores = tl.dot(q, tl.trans(k)) * (scale * 1.4426950408889634)
     weights = tl.where(seen, tl.exp2(scores - lse[:, None]), 0.0)
-    dv = _weighted(tl.trans(weights), grad_out, outer_entries, inner_entries, ROWS, LINES, INNER, UNION)
+    dv = tl.dot(tl.trans(weights.to(grad_out.dtype)), _finite(grad_out))
     at = _row_offsets(b, o, n, h, i, j, dv_b, dv_o, dv_n, dv_h, dv_i, dv_j)
     _write(dv_ptr, at, inside, d, dv, UNIT)
     at = _row_offsets(b, o, n, h, i, j, v_b, v_o, v_n, v_h, v_i, v_j)
     v = _tile(v_ptr, at, inside, d, UNIT)
     grad_weights = tl.dot(grad_out, tl.trans(v))
-    grad_scores = tl.where(seen, weights * (grad_weights - delta[:, None]) * scale, 0.0)
-    dq = _weighted(grad_scores, k, outer_entries, inner_entries, ROWS, LINES, INNER, UNION)
+    grad_scores = tl.where(seen, weights * (grad_weights - delta[:, None]) * scale, 0.0).to(q.dtype)
+    dq = tl.dot(grad_scores, _finite(_tile(k_ptr, k_at, inside, d, UNIT)))
     at = _row_offsets(b, o, n, h, i, j, dq_b, dq_o, dq_n, dq_h, dq_i, dq_j)
     _write(dq_ptr, at, inside, d, dq, UNIT)
-    dk = _weighted(tl.trans(grad_scores), q, outer_entries, inner_entries, ROWS, LINES, INNER, UNION)
+    dk = tl.dot(tl.trans(grad_scores), _finite(_tile(q_ptr, q_at, inside, d, UNIT)))
     at = _row_offsets(b, o, n, h, i, j, dk_b, dk_o, dk_n, dk_h, dk_i, dk_j)
     _write(dk_ptr, at, inside, d, dk, UNIT)

@@ -72,12 +72,12 @@ def forward_kernel(
             to_view += view
             to_time += time
         view_norm = _modulated(to_view, norm_scale_ptr, norm_shift_ptr, b, c, owned, eps, 0, C)
-        time_norm = _modulated(to_time, norm_scale_ptr, norm_shift_ptr, b, c, owned, eps, 1, C)
         at = row_elements(b, row, c, times, tokens, out_view_b, out_view_v, out_view_t, out_view_n, UNIT)
         tl.store(out_view_ptr + at, to_view.to(out_view_ptr.dtype.element_ty), mask=inside)
-        at = row_elements(b, row, c, times, tokens, out_time_b, out_time_v, out_time_t, out_time_n, UNIT)
-        tl.store(out_time_ptr + at, to_time.to(out_time_ptr.dtype.element_ty), mask=inside)
         at = row_elements(b, row, c, times, tokens, view_norm_b, view_norm_v, view_norm_t, view_norm_n, UNIT)
         tl.store(view_norm_ptr + at, view_norm.to(view_norm_ptr.dtype.element_ty), mask=inside)
+        time_norm = _modulated(to_time, norm_scale_ptr, norm_shift_ptr, b, c, owned, eps, 1, C)
+        at = row_elements(b, row, c, times, tokens, out_time_b, out_time_v, out_time_t, out_time_n, UNIT)
+        tl.store(out_time_ptr + at, to_time.to(out_time_ptr.dtype.element_ty), mask=inside)
         at = row_elements(b, row, c, times, tokens, time_norm_b, time_norm_v, time_norm_t, time_norm_n, UNIT)
         tl.store(time_norm_ptr + at, time_norm.to(time_norm_ptr.dtype.element_ty), mask=inside)
