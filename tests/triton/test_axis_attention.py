@@ -235,6 +235,17 @@ def test_gradient_of_two_streams():
         torch.testing.assert_close(actual, gradient)
 
 
+def test_a_chip_without_a_configuration_is_refused(monkeypatch):
+    """IEEE float32 at head dims over 128 spills registers on sm_120: no configuration of it is shipped."""
+    monkeypatch.setattr(backend.triton_support, "arch_of", lambda device: "sm_120")
+
+    def reason(head_dim: int) -> str:
+        return fourreal_kernels.explain("axis_attention", *random_qkv(1, 1, 1, 2, 1, head_dim), "n").reasons["triton"]
+
+    assert reason(256) == "on sm_120 its kernels have no configuration for float32 at head dim 256"
+    assert reason(128) == "can run; only when named"
+
+
 def test_refusals():
     q, k, v = random_qkv(1, 2, 2, 3, 1, 8)
     explain = fourreal_kernels.explain

@@ -40,14 +40,22 @@ _WITH_DESCRIPTORS = ("sm_90", "sm_100", "sm_120")
 
 def compile_cases(arch: str) -> list[CompileCase]:
     """One case per shipped configuration, and the forward kernel with tensor descriptors where the chip has them."""
-    cases = [_case(arch, *case) for case in _CASES]
+    cases = [_case(arch, *case) for case in _CASES if _options(arch, *case) is not None]
     if arch in _WITH_DESCRIPTORS:
         cases += [_case(arch, "attention_forward", head_dim, "bf16", _LONG, True) for head_dim in (64, 128)]
     return cases
 
 
+def _options(arch: str, kernel: str, head_dim: int, dtype: str, rows: int) -> dict[str, int] | None:
+    """None where the chip has no configuration: the operator refuses such calls."""
+    try:
+        return config(kernel, arch=arch, head_dim=head_dim, length=rows, dtype_bytes=2 if dtype == "bf16" else 4)
+    except LookupError:
+        return None
+
+
 def _case(arch: str, kernel: str, head_dim: int, dtype: str, rows: int, descriptors: bool = False) -> CompileCase:
-    options = config(kernel, arch=arch, head_dim=head_dim, length=rows, dtype_bytes=2 if dtype == "bf16" else 4)
+    options = _options(arch, kernel, head_dim, dtype, rows)
     warps, stages = options.pop("num_warps"), options.pop("num_stages")
     fn = _KERNELS[kernel]
     constants: dict[str, Any] = {
