@@ -275,6 +275,8 @@ def call_exchange(kernels: Kernels) -> None:
 def call_measurements(kernels: Kernels) -> None:
     kernels.measure_copy_gbs(1, 1)
     kernels.measure_fma_gflops(1)
+    large = torch.zeros(5 << 20, dtype=torch.uint8)
+    kernels.prefer_huge_pages(large.data_ptr(), large.nbytes)
 
 
 def call_everything(module: ModuleType) -> None:
