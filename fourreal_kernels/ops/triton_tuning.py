@@ -20,7 +20,7 @@ _LEAST_GAIN = 0.02
 _TOLERANCE = 2e-2
 _ANY = (0, 2**31 - 1)
 _MOST_WARPS, _MOST_STAGES = 16, 6
-_SWITCHES = ("DESCRIPTORS",)
+_SWITCHES = ("DESCRIPTORS", "SPLIT")
 
 Timer = Callable[[Callable[[], object]], float]
 Config = dict[str, int]

@@ -7,7 +7,7 @@ import torch
 
 import fourreal_kernels
 from attention_cases import accumulation_dtype, dense_attention, random_qkv
-from fourreal_kernels import axis_attention, two_stream_attention
+from fourreal_kernels import axis_attention, tuning, two_stream_attention
 from fourreal_kernels.grid import parse_axes
 from fourreal_kernels.ops.axis_attention import triton as backend
 from fourreal_kernels.ops.axis_attention import triton_launch, triton_relation
@@ -235,15 +235,14 @@ def test_gradient_of_two_streams():
         torch.testing.assert_close(actual, gradient)
 
 
-def test_a_chip_without_a_configuration_is_refused(monkeypatch):
-    """IEEE float32 at head dims over 128 spills registers on sm_120: no configuration of it is shipped."""
-    monkeypatch.setattr(backend.triton_support, "arch_of", lambda device: "sm_120")
-
-    def reason(head_dim: int) -> str:
-        return fourreal_kernels.explain("axis_attention", *random_qkv(1, 1, 1, 2, 1, head_dim), "n").reasons["triton"]
-
-    assert reason(256) == "on sm_120 its kernels have no configuration for float32 at head dim 256"
-    assert reason(128) == "can run; only when named"
+def test_gradients_of_keys_and_values_in_launches_of_their_own():
+    q, k, v = (x.requires_grad_() for x in random_qkv(1, 2, 3, 5, 1, 16))
+    grad = torch.randn_like(q)
+    together = torch.autograd.grad(axis_attention(q, k, v, "vn|tn", backend="triton"), (q, k, v), grad)
+    config = tuning.config("attention_backward_keys", arch="interpreter")
+    with tuning.forced("attention_backward_keys", config | {"SPLIT": 1}):
+        split = torch.autograd.grad(axis_attention(q, k, v, "vn|tn", backend="triton"), (q, k, v), grad)
+    assert all(bitwise_equal(*pair) for pair in zip(together, split, strict=True))
 
 
 def test_refusals():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ... import tuning
 from ...grid import Axes
 from .. import triton_support
 from ..checks import unit_stride_gradient
@@ -18,8 +17,6 @@ from .call import AttentionCall
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _UNIONS = ("vn|tn", "v|t")
 _LARGEST_HEAD_DIM = 256
-# Of the kernels, the one that needs the most registers: some chips have no configuration of it without spills.
-_LARGEST_KERNEL = "attention_backward_keys"
 
 
 def unavailable() -> str | None:
@@ -35,16 +32,6 @@ def refusal(call: AttentionCall) -> str | None:
         return f"its kernels take head dims up to {_LARGEST_HEAD_DIM}, got {call.shape[-1]}"
     if call.axes.is_union and str(call.axes) not in _UNIONS:
         return f"of the unions its kernels take {' and '.join(map(repr, _UNIONS))}, the call is {str(call.axes)!r}"
-    return _without_configuration(call)
-
-
-def _without_configuration(call: AttentionCall) -> str | None:
-    arch, head_dim = triton_support.arch_of(call.device), call.shape[-1]
-    try:
-        tuning.config(_LARGEST_KERNEL, arch=arch, head_dim=head_dim, length=1, dtype_bytes=call.dtype.itemsize)
-    except LookupError:
-        dtype = str(call.dtype).removeprefix("torch.")
-        return f"on {arch} its kernels have no configuration for {dtype} at head dim {head_dim}"
     return None
 
 

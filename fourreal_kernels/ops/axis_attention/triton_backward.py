@@ -74,9 +74,12 @@ def attention_backward_keys(
     FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, WIDE: tl.constexpr, TAIL: tl.constexpr,
     NEGATIVE: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
-    UNIT: tl.constexpr,
+    UNIT: tl.constexpr, GRADIENTS: tl.constexpr,
 ):
-    """dK and dV of one tile of keys. Queries beyond the list read as zeros of infinite log-sum-exp: P = 0."""
+    """dK and dV of one tile of keys, or one of them: ``GRADIENTS`` is "both", "keys" or "values".
+
+    Queries beyond the list read as zeros of infinite log-sum-exp: P = 0.
+    """
     q_strides = (q_b, q_v, q_t, q_n, q_h)
     k_strides = (k_b, k_v, k_t, k_n, k_h)
     v_strides = (v_b, v_v, v_t, v_n, v_h)
@@ -91,12 +94,14 @@ def attention_backward_keys(
     key = load_rows(k, base, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
     if NEGATIVE:
         key = negated(key)
-    base, offsets = own_offsets(place, rows, v_strides, TOKENS, BLOCK_K)
-    value = load_rows(v, base, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
+    if GRADIENTS != "values":
+        base, offsets = own_offsets(place, rows, v_strides, TOKENS, BLOCK_K)
+        value = load_rows(v, base, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
+        acc_k = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
+    if GRADIENTS != "keys":
+        acc_v = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
 
     length = list_length(sizes, FRAMES, TOKENS)
-    acc_k = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
-    acc_v = tl.zeros([BLOCK_K, BLOCK_D], tl.float32)
     for start in range(0, length, BLOCK_Q):
         valid = start + tl.arange(0, BLOCK_Q) < length
         shift, listed = listed_offsets(start, place, sizes, q_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_Q)
@@ -112,15 +117,19 @@ def attention_backward_keys(
         weights = tl.math.exp2(scores * scale - lse[None, :])
         shift, listed = listed_offsets(start, place, sizes, do_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_Q)
         grad = load_rows(grad_out, shift, listed, valid, TAIL, HEAD_DIM, BLOCK_D, UNIT)
-        acc_v = tl.dot(weights.to(grad.dtype), grad, acc_v, input_precision=PRECISION)
-        grad_weights = products(value, grad, PRECISION)
-        grad_scores = weights * (grad_weights - offset[None, :])
-        acc_k = tl.dot(grad_scores.to(query.dtype), query, acc_k, input_precision=PRECISION)
+        if GRADIENTS != "keys":
+            acc_v = tl.dot(weights.to(grad.dtype), grad, acc_v, input_precision=PRECISION)
+        if GRADIENTS != "values":
+            grad_weights = products(value, grad, PRECISION)
+            grad_scores = weights * (grad_weights - offset[None, :])
+            acc_k = tl.dot(grad_scores.to(query.dtype), query, acc_k, input_precision=PRECISION)
 
-    base, offsets = own_offsets(place, rows, (dv_b, dv_v, dv_t, dv_n, dv_h), TOKENS, BLOCK_K)
-    store_rows(grad_v, base, offsets, exist, acc_v, HEAD_DIM, BLOCK_D, UNIT)
-    base, offsets = own_offsets(place, rows, (dk_b, dk_v, dk_t, dk_n, dk_h), TOKENS, BLOCK_K)
-    store_rows(grad_k, base, offsets, exist, acc_k * natural_scale, HEAD_DIM, BLOCK_D, UNIT)
+    if GRADIENTS != "keys":
+        base, offsets = own_offsets(place, rows, (dv_b, dv_v, dv_t, dv_n, dv_h), TOKENS, BLOCK_K)
+        store_rows(grad_v, base, offsets, exist, acc_v, HEAD_DIM, BLOCK_D, UNIT)
+    if GRADIENTS != "values":
+        base, offsets = own_offsets(place, rows, (dk_b, dk_v, dk_t, dk_n, dk_h), TOKENS, BLOCK_K)
+        store_rows(grad_k, base, offsets, exist, acc_k * natural_scale, HEAD_DIM, BLOCK_D, UNIT)
 
 
 @triton.jit

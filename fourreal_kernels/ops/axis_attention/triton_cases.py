@@ -11,7 +11,7 @@ from typing import Any
 from ...tuning import config
 from ..triton_cases import CompileCase
 from . import triton_backward, triton_forward
-from .triton_relation import block_of_head_dim
+from .triton_relation import block_of_head_dim, gradients_of
 
 _KERNELS = {
     "attention_forward": triton_forward.attention_forward,
@@ -40,28 +40,28 @@ _WITH_DESCRIPTORS = ("sm_90", "sm_100", "sm_120")
 
 def compile_cases(arch: str) -> list[CompileCase]:
     """One case per shipped configuration, and the forward kernel with tensor descriptors where the chip has them."""
-    cases = [_case(arch, *case) for case in _CASES if _options(arch, *case) is not None]
+    cases = [
+        _case(arch, *case, gradients=gradients) for case in _CASES for gradients in gradients_of(_options(arch, *case))
+    ]
     if arch in _WITH_DESCRIPTORS:
         cases += [_case(arch, "attention_forward", head_dim, "bf16", _LONG, True) for head_dim in (64, 128)]
     return cases
 
 
-def _options(arch: str, kernel: str, head_dim: int, dtype: str, rows: int) -> dict[str, int] | None:
-    """None where the chip has no configuration: the operator refuses such calls."""
-    try:
-        return config(kernel, arch=arch, head_dim=head_dim, length=rows, dtype_bytes=2 if dtype == "bf16" else 4)
-    except LookupError:
-        return None
+def _options(arch: str, kernel: str, head_dim: int, dtype: str, rows: int) -> dict[str, int]:
+    return config(kernel, arch=arch, head_dim=head_dim, length=rows, dtype_bytes=2 if dtype == "bf16" else 4)
 
 
-def _case(arch: str, kernel: str, head_dim: int, dtype: str, rows: int, descriptors: bool = False) -> CompileCase:
+def _case(
+    arch: str, kernel: str, head_dim: int, dtype: str, rows: int, descriptors: bool = False, gradients: str = "both"
+) -> CompileCase:
     options = _options(arch, kernel, head_dim, dtype, rows)
     warps, stages = options.pop("num_warps"), options.pop("num_stages")
     fn = _KERNELS[kernel]
     constants: dict[str, Any] = {
         "FRAMES": "union", "TOKENS": True, "SPAN": "two", "WIDE": False, "TAIL": True, "NEGATIVE": False,
         "PRECISION": "ieee", "HEAD_DIM": head_dim, "BLOCK_D": block_of_head_dim(head_dim),
-        "UNIT": 8 if dtype == "bf16" else 4, "row_n": 1, **options,
+        "UNIT": 8 if dtype == "bf16" else 4, "GRADIENTS": gradients, "row_n": 1, **options,
     }
     if "DESCRIPTORS" in options:
         constants["DESCRIPTORS"] = descriptors
@@ -74,7 +74,8 @@ def _case(arch: str, kernel: str, head_dim: int, dtype: str, rows: int, descript
         signature |= dict.fromkeys(("k", "v"), f"tensordesc<{dtype}[1,1,1,{options['BLOCK_K']},{head_dim}]>")
         divisible = tuple(name for name in divisible if name not in ("k", "v"))
     return CompileCase(
-        f"{kernel} D={head_dim} {dtype} rows={rows}{' descriptors' if descriptors else ''}",
+        f"{kernel} D={head_dim} {dtype} rows={rows}{' descriptors' if descriptors else ''}"
+        f"{'' if gradients == 'both' else ' ' + gradients}",
         fn, signature, constants, warps, stages, divisible,
     )
 

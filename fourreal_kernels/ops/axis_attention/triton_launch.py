@@ -14,7 +14,7 @@ from .. import triton_support
 from ..triton_access import on_device, stride_unit, strides_in
 from . import triton_backward, triton_forward
 from .triton_descriptors import describable, describe
-from .triton_relation import Relation, block_of_head_dim, joined, matmul_precision
+from .triton_relation import Relation, block_of_head_dim, gradients_of, joined, matmul_precision
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor) -> None:
@@ -103,15 +103,19 @@ def launch_rows(
 
 
 def launch_keys(relation: Relation, tensors: list[Tensor], scale: float, config: dict[str, int]) -> None:
-    """dK and dV; ``tensors`` q, k, v, grad_out, the two of :func:`launch_rows`, dk, dv."""
+    """dK and dV, by a launch each if the configuration splits them to save registers.
+
+    ``tensors`` are q, k, v, grad_out, the two of :func:`launch_rows`, dk, dv.
+    """
     q, grad_out, row = tensors[0], tensors[3], tensors[4]
     unit = _unit(tensors)
-    triton_backward.attention_backward_keys[(relation.programs(q.shape, config["BLOCK_K"]),)](
-        *tensors, *_strides(unit, [*tensors[:5], *tensors[6:]]), *q.shape[1:5], abs(scale) * log2(e), scale,
-        FRAMES=relation.frames, TOKENS=relation.tokens,
-        **relation.walk(q.shape, config["BLOCK_Q"], [q, grad_out, row]),
-        **_constants(q, unit, scale), **_blocks(config),
-    )
+    for gradients in gradients_of(config):
+        triton_backward.attention_backward_keys[(relation.programs(q.shape, config["BLOCK_K"]),)](
+            *tensors, *_strides(unit, [*tensors[:5], *tensors[6:]]), *q.shape[1:5], abs(scale) * log2(e), scale,
+            FRAMES=relation.frames, TOKENS=relation.tokens, GRADIENTS=gradients,
+            **relation.walk(q.shape, config["BLOCK_Q"], [q, grad_out, row]),
+            **_constants(q, unit, scale), **_blocks(config),
+        )
 
 
 def launch_queries(relation: Relation, tensors: list[Tensor], scale: float, config: dict[str, int]) -> None:
@@ -134,7 +138,7 @@ def configuration(kernel: str, relation: Relation, q: Tensor) -> dict[str, int]:
 
 
 def _blocks(config: dict[str, int]) -> dict[str, int]:
-    return {name: value for name, value in config.items() if name != "DESCRIPTORS"}
+    return {name: value for name, value in config.items() if name not in ("DESCRIPTORS", "SPLIT")}
 
 
 def _constants(q: Tensor, unit: int, scale: float) -> dict[str, Any]:

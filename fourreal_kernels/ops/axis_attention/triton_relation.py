@@ -113,3 +113,8 @@ def matmul_precision(dtype: torch.dtype) -> str:
 def block_of_head_dim(head_dim: int) -> int:
     """The next power of two, and at least what a matrix instruction takes."""
     return max(16, power_of_two(head_dim))
+
+
+def gradients_of(config: dict[str, int]) -> tuple[str, ...]:
+    """The ``GRADIENTS`` of each launch of the dK and dV kernel with a configuration."""
+    return ("keys", "values") if config.get("SPLIT") else ("both",)
