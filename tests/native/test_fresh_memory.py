@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ def _advised(address: int) -> bool:
     not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no advice on huge pages"
 )
 def test_advice_covers_whole_huge_pages_inside_the_bytes():
-    x = torch.zeros(12 << 20, dtype=torch.uint8)
+    # A mapping of its own: the allocator's memory may carry the advice that an earlier result was given.
+    mapping = mmap.mmap(-1, 12 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    x = torch.frombuffer(mapping, dtype=torch.uint8)
     first = -(-x.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
     native.cpu_library().prefer_huge_pages(first + 1, 3 * _HUGE_PAGE)
     assert not _advised(first)

@@ -1,5 +1,5 @@
-// Fetches the rows of the next bundle while this one is computed, a few at a time: the misses that a core can wait for at
-// once are few, and a burst of more would stop it.
+// Fetches the rows of the next bundle while this one is computed, a few at a time: the misses that a core can wait for
+// at once are few, and a burst of more would stop it.
 #pragma once
 
 #include <cstdint>

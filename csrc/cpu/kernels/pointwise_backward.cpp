@@ -1,5 +1,5 @@
-// Gradients with positions in lanes. Probabilities are computed anew, with their own sums, and sum(P * dP) takes the place
-// of sum(grad_out * out): neither out nor lse is read.
+// Gradients with positions in lanes. Probabilities are computed anew, with their own sums, and sum(P * dP) takes the
+// place of sum(grad_out * out): neither out nor lse is read.
 #include "kernels/pointwise_families.hpp"
 #include "kernels/pointwise_job.hpp"
 #include "kernels/pointwise_panels.hpp"

@@ -96,7 +96,8 @@ public:
     std::int64_t used() const { return used_; }
 
 private:
-    // Panels are often whole pages: without gaps, loads of one would wait for stores to another that they do not overlap.
+    // Panels are often whole pages: without gaps, loads of one would wait for stores to another that they do not
+    // overlap.
     static constexpr std::int64_t kGapLines = 5;
 
     float* memory_;

@@ -39,8 +39,8 @@ public:
             visit(Family{c, columns_, rows_, of_columns_ + c * rows_ * rows_ * kWidth});
     }
 
-    // Calls visit(column of a, the same of b) for the scores of an entry as a query: with its row, and with the others of
-    // its column.
+    // Calls visit(column of a, the same of b) for the scores of an entry as a query: with its row, and with the others
+    // of its column.
     template <typename Visit>
     FOURREAL_ALWAYS_INLINE void for_scores(float* a, float* b, std::int64_t entry, const Visit& visit) const {
         const auto both = [&](std::int64_t at, std::int64_t count) {

@@ -23,8 +23,8 @@ struct PointwiseTensor {
 using PointwiseInput = PointwiseTensor<const void*>;
 using PointwiseOutput = PointwiseTensor<void*>;
 
-// With `rows` > 1 the entries are a grid: entry row * (entries / rows) + column sees its row and its column. With 1 each
-// entry sees all.
+// With `rows` > 1 the entries are a grid: entry row * (entries / rows) + column sees its row and its column. With 1
+// each entry sees all.
 struct PointwiseShape {
     std::int64_t positions[kPositionAxes];
     std::int64_t entries;

@@ -56,7 +56,8 @@ struct Memory {
 template <typename T>
 class LongForward {
 public:
-    LongForward(const PointwiseForward& job, Scratch scratch) : job_(job), shape_(job.shape), memory_(job.shape, scratch) {}
+    LongForward(const PointwiseForward& job, Scratch scratch)
+        : job_(job), shape_(job.shape), memory_(job.shape, scratch) {}
 
     void operator()(const Bundle<1>& bundle, const Bundle<1>*) const {
         for (std::int64_t entry = 0; entry < shape_.entries; ++entry) attend(bundle, entry);
@@ -112,7 +113,8 @@ private:
         Rows(const PointwiseBackward& job, const Bundle<1>& bundle)
             : q(job.q, bundle), k(job.k, bundle), v(job.v, bundle), out(job.out, bundle),
               grad_out(job.grad_out, bundle), lse(job.lse, bundle),
-              grad_lse(job.grad_lse.data ? job.grad_lse : job.lse, bundle), has_grad_lse(job.grad_lse.data != nullptr) {}
+              grad_lse(job.grad_lse.data ? job.grad_lse : job.lse, bundle),
+              has_grad_lse(job.grad_lse.data != nullptr) {}
     };
 
     float offset(const Rows& rows, std::int64_t query) const {
@@ -137,7 +139,8 @@ private:
         clear(memory_.first_sum, shape_.channels);
         for_neighbours(shape_, query, [&](std::int64_t key) {
             const float p = probability(rows, query, key);
-            add_scaled(score_gradient(rows, query, key, p, sum), rows.k.row(key, 0), shape_.channels, memory_.first_sum);
+            const float ds = score_gradient(rows, query, key, p, sum);
+            add_scaled(ds, rows.k.row(key, 0), shape_.channels, memory_.first_sum);
         });
         store_row(memory_.first_sum, shape_.channels, dq);
     }

@@ -1,5 +1,5 @@
-// The way between tensors and panels. A panel holds kWidth channels of every entry of a bundle: entry e is a block of one
-// vector per channel, in which each position has its lane.
+// The way between tensors and panels. A panel holds kWidth channels of every entry of a bundle: entry e is a block of
+// one vector per channel, in which each position has its lane.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,8 @@ FOURREAL_ALWAYS_INLINE void load_blocks(const Sequences<const T>& from, std::int
 }
 
 template <typename T>
-void load_panel(const Sequences<const T>& from, std::int64_t entries, const Channels& channels, float* panel, Ahead& ahead) {
+void load_panel(const Sequences<const T>& from, std::int64_t entries, const Channels& channels, float* panel,
+                Ahead& ahead) {
     if (channels.count == kWidth)
         load_blocks<true>(from, entries, channels, panel, ahead);
     else
@@ -52,8 +53,8 @@ void load_panel(const Sequences<const T>& from, std::int64_t entries, const Chan
 enum class Store { kPart, kWhole, kStreamed };
 
 template <Store kStore, typename T>
-FOURREAL_ALWAYS_INLINE void store_blocks(const float* panel, const Sequences<T>& to, std::int64_t entries, int positions,
-                                         const Channels& channels, Ahead& ahead) {
+FOURREAL_ALWAYS_INLINE void store_blocks(const float* panel, const Sequences<T>& to, std::int64_t entries,
+                                         int positions, const Channels& channels, Ahead& ahead) {
     for (std::int64_t e = 0; e < entries; ++e, panel += kBlock) {
         Vec square[kWidth];
 #pragma GCC unroll 16
@@ -73,8 +74,8 @@ FOURREAL_ALWAYS_INLINE void store_blocks(const float* panel, const Sequences<T>&
 
 // Into the first `positions` positions; past the caches if `streamed`, which takes whole aligned vectors.
 template <typename T>
-void store_panel(const float* panel, const Sequences<T>& to, std::int64_t entries, int positions, const Channels& channels,
-                 bool streamed, Ahead& ahead) {
+void store_panel(const float* panel, const Sequences<T>& to, std::int64_t entries, int positions,
+                 const Channels& channels, bool streamed, Ahead& ahead) {
     if (streamed)
         store_blocks<Store::kStreamed>(panel, to, entries, positions, channels, ahead);
     else if (channels.count == kWidth)

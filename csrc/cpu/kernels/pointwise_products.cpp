@@ -161,7 +161,8 @@ void family_products(const Family& family, const float* a, const float* b, int c
     const Parts parts(family.count);
     parts.for_each([&](std::int64_t i, int rows) {
         parts.for_each([&](std::int64_t j, int columns) {
-            const ScoreTile tile{a + i * step, b + j * step, step, channels, scores + i * row + j * kWidth, row, accumulate};
+            float* const to = scores + i * row + j * kWidth;
+            const ScoreTile tile{a + i * step, b + j * step, step, channels, to, row, accumulate};
             if (step == kBlock)
                 run_tile<true>(tile, rows, columns);
             else

@@ -1,4 +1,5 @@
-// Products among the entries of a family, for kWidth positions at once: every operand is a vector, nothing is broadcast.
+// Products among the entries of a family, for kWidth positions at once: every operand is a vector, nothing is
+// broadcast.
 #pragma once
 
 #include "kernels/pointwise_families.hpp"
@@ -6,8 +7,8 @@
 
 namespace fourreal::cpu::FOURREAL_SIMD {
 
-// scores[i][j] = the sum over the channels of a panel of a[i] * b[j], in every family; added to what is there unless the
-// channels are the first.
+// scores[i][j] = the sum over the channels of a panel of a[i] * b[j], in every family; added to what is there unless
+// the channels are the first.
 void add_products(const Families& families, const float* a, const float* b, const Channels& channels, float* scores,
                   Ahead& ahead);
 

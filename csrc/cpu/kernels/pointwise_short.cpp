@@ -89,7 +89,8 @@ private:
     FOURREAL_ALWAYS_INLINE void copy_rows(const Rows<const T>& from, float* to) const {
         for (std::int64_t e = 0; e < shape_.entries; ++e, to += buffers_.stride) {
             const T* row = from.row(e, 0);
-            for (std::int64_t c = 0; c < shape_.channels; c += kWidth) store(to + c, load_channels(row, c, shape_.channels));
+            for (std::int64_t c = 0; c < shape_.channels; c += kWidth)
+                store(to + c, load_channels(row, c, shape_.channels));
         }
     }
 

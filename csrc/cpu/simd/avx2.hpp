@@ -107,11 +107,6 @@ FOURREAL_ALWAYS_INLINE float reduce_add(Vec x) {
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
-FOURREAL_ALWAYS_INLINE float reduce_max(Vec x) {
-    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
-}
 
 // (x1, x0, x3, x2, ...): the partner of each lane in its pair.
 FOURREAL_ALWAYS_INLINE Vec swap_pairs(Vec x) { return _mm256_permute_ps(x, 0xb1); }
@@ -123,16 +118,11 @@ FOURREAL_ALWAYS_INLINE Vec interleave_high(Vec a, Vec b) {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
 }
 
-// Combines the lanes of each half by op, into all lanes of that half; combine_all does so over the vector.
+// Combines the lanes of each half by op, into all lanes of that half.
 template <typename Op>
 FOURREAL_ALWAYS_INLINE Vec combine_halves(Vec x, Op op) {
     x = op(x, _mm256_permute_ps(x, 0xb1));
     return op(x, _mm256_permute_ps(x, 0x4e));
-}
-template <typename Op>
-FOURREAL_ALWAYS_INLINE Vec combine_all(Vec x, Op op) {
-    x = combine_halves(x, op);
-    return op(x, _mm256_permute2f128_ps(x, x, 0x01));
 }
 
 // Lane i is the sum of the lanes of x[i].
@@ -164,21 +154,6 @@ FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     }
 #pragma GCC unroll 16
     for (int i = 0; i < 8; ++i) rows[i] = t[i];
-}
-
-// kGroup numbers (1, 2 or 4) repeated over the lanes.
-template <int kGroup>
-FOURREAL_ALWAYS_INLINE Vec broadcast_group(const float* from) {
-    if constexpr (kGroup == 1) {
-        return broadcast(*from);
-    } else if constexpr (kGroup == 2) {
-        double pair;
-        std::memcpy(&pair, from, sizeof(pair));
-        return _mm256_castpd_ps(_mm256_set1_pd(pair));
-    } else {
-        const __m128 four = _mm_loadu_ps(from);
-        return _mm256_insertf128_ps(_mm256_castps128_ps256(four), four, 1);
-    }
 }
 
 // The largest integer power with 2^power <= x, for normal x > 0.

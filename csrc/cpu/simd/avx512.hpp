@@ -4,7 +4,6 @@
 #include <immintrin.h>
 
 #include <cstdint>
-#include <cstring>
 
 #include "fourreal/dtype.hpp"
 #include "fourreal/instruction_set.hpp"
@@ -89,7 +88,6 @@ FOURREAL_ALWAYS_INLINE Vec round_nearest(Vec x) { return _mm512_roundscale_ps(x,
 FOURREAL_ALWAYS_INLINE Vec scale_by_power_of_two(Vec value, Vec integer) { return _mm512_scalef_ps(value, integer); }
 
 FOURREAL_ALWAYS_INLINE float reduce_add(Vec x) { return _mm512_reduce_add_ps(x); }
-FOURREAL_ALWAYS_INLINE float reduce_max(Vec x) { return _mm512_reduce_max_ps(x); }
 
 // (x1, x0, x3, x2, ...): the partner of each lane in its pair.
 FOURREAL_ALWAYS_INLINE Vec swap_pairs(Vec x) { return _mm512_permute_ps(x, 0xb1); }
@@ -110,17 +108,12 @@ FOURREAL_ALWAYS_INLINE Vec high_pairs(Vec a, Vec b) {
     return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
 }
 
-// Combines the lanes of each half by op, into all lanes of that half; combine_all does so over the vector.
+// Combines the lanes of each half by op, into all lanes of that half.
 template <typename Op>
 FOURREAL_ALWAYS_INLINE Vec combine_halves(Vec x, Op op) {
     x = op(x, _mm512_permute_ps(x, 0xb1));
     x = op(x, _mm512_permute_ps(x, 0x4e));
     return op(x, _mm512_shuffle_f32x4(x, x, 0xb1));
-}
-template <typename Op>
-FOURREAL_ALWAYS_INLINE Vec combine_all(Vec x, Op op) {
-    x = combine_halves(x, op);
-    return op(x, _mm512_shuffle_f32x4(x, x, 0x4e));
 }
 
 // Lane i is the sum of the lanes of x[i].
@@ -165,20 +158,6 @@ FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
         rows[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
         rows[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
         rows[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
-    }
-}
-
-// kGroup numbers (1, 2 or 4) repeated over the lanes.
-template <int kGroup>
-FOURREAL_ALWAYS_INLINE Vec broadcast_group(const float* from) {
-    if constexpr (kGroup == 1) {
-        return broadcast(*from);
-    } else if constexpr (kGroup == 2) {
-        double pair;
-        std::memcpy(&pair, from, sizeof(pair));
-        return _mm512_castpd_ps(_mm512_set1_pd(pair));
-    } else {
-        return _mm512_broadcast_f32x4(_mm_loadu_ps(from));
     }
 }
 

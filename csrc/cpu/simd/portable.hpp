@@ -88,10 +88,6 @@ FOURREAL_ALWAYS_INLINE Vec scale_by_power_of_two(Vec value, Vec integer) {
 }
 
 FOURREAL_ALWAYS_INLINE float reduce_add(Vec x) { return (x[0] + x[2]) + (x[1] + x[3]); }
-FOURREAL_ALWAYS_INLINE float reduce_max(Vec x) {
-    const float first = x[0] > x[2] ? x[0] : x[2], second = x[1] > x[3] ? x[1] : x[3];
-    return first > second ? first : second;
-}
 
 // (x1, x0, x3, x2): the partner of each lane in its pair.
 FOURREAL_ALWAYS_INLINE Vec swap_pairs(Vec x) { return Vec{x[1], x[0], x[3], x[2]}; }
@@ -99,15 +95,10 @@ FOURREAL_ALWAYS_INLINE Vec swap_pairs(Vec x) { return Vec{x[1], x[0], x[3], x[2]
 FOURREAL_ALWAYS_INLINE Vec interleave_low(Vec a, Vec b) { return Vec{a[0], b[0], a[1], b[1]}; }
 FOURREAL_ALWAYS_INLINE Vec interleave_high(Vec a, Vec b) { return Vec{a[2], b[2], a[3], b[3]}; }
 
-// Combines the lanes of each half by op, into all lanes of that half; combine_all does so over the vector.
+// Combines the lanes of each half by op, into all lanes of that half.
 template <typename Op>
 FOURREAL_ALWAYS_INLINE Vec combine_halves(Vec x, Op op) {
     return op(x, swap_pairs(x));
-}
-template <typename Op>
-FOURREAL_ALWAYS_INLINE Vec combine_all(Vec x, Op op) {
-    x = combine_halves(x, op);
-    return op(x, Vec{x[2], x[3], x[0], x[1]});
 }
 
 // Lane i is the sum of the lanes of x[i].
@@ -118,18 +109,6 @@ FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     const Vec a = rows[0], b = rows[1], c = rows[2], d = rows[3];
     for (int lane = 0; lane < kWidth; ++lane) rows[lane] = Vec{a[lane], b[lane], c[lane], d[lane]};
-}
-
-// kGroup numbers (1, 2 or 4) repeated over the lanes.
-template <int kGroup>
-FOURREAL_ALWAYS_INLINE Vec broadcast_group(const float* from) {
-    if constexpr (kGroup == 1) {
-        return broadcast(*from);
-    } else if constexpr (kGroup == 2) {
-        return Vec{from[0], from[1], from[0], from[1]};
-    } else {
-        return load(from);
-    }
 }
 
 // The largest integer power with 2^power <= x, for normal x > 0.
