@@ -4,6 +4,10 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet -c constraints.txt
 
+# Test processes. Their threads outnumber the cores, so a thread that waits gives its core away instead of spinning.
+JOBS ?= 2
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile
+
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc python_bindings -type f)
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt MANIFEST.in $(NATIVE_SOURCES)
 TOOLS_READY := $(VENV)/.tools-ready
@@ -35,12 +39,12 @@ generate: $(GENERATE_READY)
 
 # The Triton kernels run under Triton's interpreter, which is chosen when a process starts.
 test: setup
-	$(VENV)/bin/python -m pytest -q
-	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -q tests/triton
+	$(PYTEST)
+	TRITON_INTERPRET=1 $(PYTEST) tests/triton
 
 test-all: setup
-	$(VENV)/bin/python -m pytest -q -m ""
-	TRITON_INTERPRET=1 $(VENV)/bin/python -m pytest -q -m "" tests/triton
+	$(PYTEST) -m ""
+	TRITON_INTERPRET=1 $(PYTEST) -m "" tests/triton
 
 bench: setup
 	$(VENV)/bin/fourreal bench --json benchmarks/results
