@@ -1,6 +1,7 @@
 #include <array>
 #include <new>
 #include <string>
+#include <vector>
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -17,6 +18,7 @@ namespace {
 
 // Address and strides in elements: 6 of an attention input (the last one 1), 5 of a log-sum-exp.
 using Tensor = std::pair<Address, Integers>;
+using Tensors = std::vector<Tensor>;
 
 AxisGroup axis_group(const std::string& letters) {
     AxisGroup group;
@@ -34,7 +36,8 @@ AttentionAxes attention_axes(const std::string& axes) {
     return {{axis_group(axes.substr(0, bar)), axis_group(axes.substr(bar + 1))}, 2};
 }
 
-AttentionShape attention_shape(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale) {
+AttentionShape attention_shape(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale,
+                               std::int64_t extra_tokens = 0) {
     AttentionShape shape;
     shape.dtype = dtype_argument(dtype);
     if (sizes.size() != kAttentionAxes)
@@ -46,6 +49,9 @@ AttentionShape attention_shape(const std::string& dtype, const Integers& sizes, 
     }
     shape.axes = attention_axes(axes);
     shape.scale = scale;
+    if (extra_tokens < 0)
+        throw std::invalid_argument("extra_tokens: expected at least 0, got " + std::to_string(extra_tokens));
+    shape.extra_tokens = extra_tokens;
     if (const char* refusal = cpu::axis_attention_refusal(shape)) throw std::invalid_argument(refusal);
     return shape;
 }
@@ -73,6 +79,20 @@ AttentionOutput output(const char* name, const Tensor& tensor, const AttentionSh
     return attention_tensor<void*>(name, tensor, shape);
 }
 
+template <typename Pointer>
+ExtraTensor<Pointer> extra_tensor(const char* name, const Tensors& tensors, std::size_t index, const AttentionShape& shape) {
+    ExtraTensor<Pointer> result;
+    if (shape.extra_tokens == 0) return result;
+    if (index >= tensors.size() || tensors[index].first == 0)
+        throw std::invalid_argument(std::string(name) + ": expected a tensor beside extra_tokens, got none");
+    const Integers& strides = tensors[index].second;
+    if (strides.size() != 4 || (shape.sizes[kAttChannel] > 1 && strides[3] != 1))
+        throw std::invalid_argument(std::string(name) + ": expected 4 strides, the last one 1");
+    result.data = reinterpret_cast<Pointer>(tensors[index].first);
+    for (int axis = 0; axis < 3; ++axis) result.strides[axis] = strides[axis];
+    return result;
+}
+
 void require_memory(bool enough) {
     if (!enough) throw std::bad_alloc();
 }
@@ -89,8 +109,12 @@ AttentionForward forward_arguments(const AttentionShape& shape, const std::array
 }
 
 void forward(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale,
-             const std::array<Tensor, 5>& tensors, const std::string& instruction_set) {
-    const AttentionForward args = forward_arguments(attention_shape(dtype, sizes, axes, scale), tensors);
+             const std::array<Tensor, 5>& tensors, const std::string& instruction_set, std::int64_t extra_tokens,
+             const Tensors& extra) {
+    const AttentionShape shape = attention_shape(dtype, sizes, axes, scale, extra_tokens);
+    AttentionForward args = forward_arguments(shape, tensors);
+    args.extra_k = extra_tensor<const void*>("extra_k", extra, 0, shape);
+    args.extra_v = extra_tensor<const void*>("extra_v", extra, 1, shape);
     const cpu::InstructionSet set = instruction_set_argument(instruction_set);
     py::gil_scoped_release release;
     require_memory(cpu::axis_attention_forward(args, set));
@@ -107,8 +131,9 @@ void forward_pair(const std::string& dtype, const Integers& sizes, const std::ar
 }
 
 void backward(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale,
-              const std::array<Tensor, 10>& tensors, const std::string& instruction_set) {
-    const AttentionShape shape = attention_shape(dtype, sizes, axes, scale);
+              const std::array<Tensor, 10>& tensors, const std::string& instruction_set, std::int64_t extra_tokens,
+              const Tensors& extra) {
+    const AttentionShape shape = attention_shape(dtype, sizes, axes, scale, extra_tokens);
     AttentionBackward args;
     args.shape = shape;
     args.grad_out = input("grad_out", tensors[0], shape);
@@ -121,6 +146,10 @@ void backward(const std::string& dtype, const Integers& sizes, const std::string
     args.dq = output("dq", tensors[7], shape);
     args.dk = output("dk", tensors[8], shape);
     args.dv = output("dv", tensors[9], shape);
+    args.extra_k = extra_tensor<const void*>("extra_k", extra, 0, shape);
+    args.extra_v = extra_tensor<const void*>("extra_v", extra, 1, shape);
+    args.extra_dk = extra_tensor<void*>("extra_dk", extra, 2, shape);
+    args.extra_dv = extra_tensor<void*>("extra_dv", extra, 3, shape);
     const cpu::InstructionSet set = instruction_set_argument(instruction_set);
     py::gil_scoped_release release;
     require_memory(cpu::axis_attention_backward(args, set));
@@ -133,13 +162,15 @@ void bind_axis_attention(py::module_& module) {
         "A tensor is (address, strides in elements); sizes are (B, V, T, N, H, D). ValueError: bad sizes, strides, dtype or "
         "axes; MemoryError: no memory for scratch.";
     module.def("axis_attention_forward", &forward, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "tensors"_a,
-               "instruction_set"_a = "auto", (std::string("tensors: q, k, v, out, lse. ") + tensors_help).c_str());
+               "instruction_set"_a = "auto", "extra_tokens"_a = 0, "extra"_a = Tensors(),
+               (std::string("tensors: q, k, v, out, lse; extra: extra_k, extra_v (B, L, H, D). ") + tensors_help).c_str());
     module.def("axis_attention_forward_pair", &forward_pair, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "first"_a,
                "second"_a, "instruction_set"_a = "auto",
                (std::string("Two calls in one parallel region; each as axis_attention_forward. ") + tensors_help).c_str());
     module.def("axis_attention_backward", &backward, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "tensors"_a,
-               "instruction_set"_a = "auto",
-               (std::string("tensors: grad_out, grad_lse (address 0: none), q, k, v, out, lse, dq, dk, dv. ") + tensors_help).c_str());
+               "instruction_set"_a = "auto", "extra_tokens"_a = 0, "extra"_a = Tensors(),
+               (std::string("tensors: grad_out, grad_lse (address 0: none), q, k, v, out, lse, dq, dk, dv; extra: extra_k, "
+                            "extra_v, extra_dk, extra_dv. ") + tensors_help).c_str());
 }
 
 }  // namespace fourreal::bindings

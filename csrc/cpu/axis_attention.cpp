@@ -17,6 +17,15 @@ AttentionAxes effective_axes(const AttentionShape& shape) {
 
 bool is_pointwise(const AttentionAxes& axes) { return !axes.groups[0].token && (axes.count == 1 || !axes.groups[1].token); }
 
+bool all_groups_have_tokens(const AttentionAxes& axes) {
+    return axes.groups[0].token && (axes.count == 1 || axes.groups[1].token);
+}
+
+// Extra tokens are more keys than the pointwise kernels hold in registers.
+bool takes_pointwise_kernels(const AttentionShape& shape) {
+    return shape.extra_tokens == 0 && is_pointwise(effective_axes(shape));
+}
+
 // Both groups in either order.
 bool is_union_of(const AttentionAxes& axes, const AxisGroup& a, const AxisGroup& b) {
     return axes.count == 2 && ((axes.groups[0] == a && axes.groups[1] == b) || (axes.groups[0] == b && axes.groups[1] == a));
@@ -27,6 +36,8 @@ bool is_union_of(const AttentionAxes& axes, const AxisGroup& a, const AxisGroup&
 const char* axis_attention_refusal(const AttentionShape& shape) {
     if (shape.dtype == DType::kFloat64) return "its kernels compute in float32, the call is float64";
     if (shape.sizes[kAttChannel] > kMostChannels) return "its kernels take head dims up to 256";
+    if (shape.extra_tokens > 0 && shape.sizes[kAttToken] > 1 && !all_groups_have_tokens(shape.axes))
+        return "its kernels take extra tokens where every group of axes has the token axis";
     const AxisGroup view{true, false, false}, time{false, true, false};
     const AxisGroup view_tokens{true, false, true}, time_tokens{false, true, true};
     if (shape.axes.count == 1 || is_union_of(shape.axes, view, time) || is_union_of(shape.axes, view_tokens, time_tokens))
@@ -37,12 +48,12 @@ const char* axis_attention_refusal(const AttentionShape& shape) {
 bool axis_attention_forward(const AttentionForward& args, InstructionSet set) {
     AttentionForward call = args;
     call.shape.axes = effective_axes(args.shape);
-    if (is_pointwise(call.shape.axes)) return pointwise_attention_forward(call, set);
+    if (takes_pointwise_kernels(call.shape)) return pointwise_attention_forward(call, set);
     return frame_attention_forward(&call, 1, set);
 }
 
 bool axis_attention_forward_pair(const AttentionForward& first, const AttentionForward& second, InstructionSet set) {
-    if (is_pointwise(effective_axes(first.shape)) || is_pointwise(effective_axes(second.shape)))
+    if (takes_pointwise_kernels(first.shape) || takes_pointwise_kernels(second.shape))
         return axis_attention_forward(first, set) && axis_attention_forward(second, set);
     const AttentionForward calls[] = {first, second};
     return frame_attention_forward(calls, 2, set);
@@ -51,7 +62,7 @@ bool axis_attention_forward_pair(const AttentionForward& first, const AttentionF
 bool axis_attention_backward(const AttentionBackward& args, InstructionSet set) {
     AttentionBackward call = args;
     call.shape.axes = effective_axes(args.shape);
-    if (is_pointwise(call.shape.axes)) return pointwise_attention_backward(call, set);
+    if (takes_pointwise_kernels(call.shape)) return pointwise_attention_backward(call, set);
     return frame_attention_backward(call, set);
 }
 

@@ -20,7 +20,7 @@ public:
     std::int64_t groups_per_item() const { return plan_.query_sets() * groups_.count(); }
 
     // Floats of the packed keys and values of an item.
-    std::int64_t packed_size() const { return aligned_count<float>(2 * plan_.rows() * plan_.padded()); }
+    std::int64_t packed_size() const { return aligned_count<float>(2 * plan_.key_rows() * plan_.padded()); }
     std::int64_t scratch_size() const {
         return aligned_count<float>(query_group_scratch(groups_.largest(), plan_.size(kAttChannel)));
     }
@@ -28,9 +28,11 @@ public:
 
     void pack_frame(std::int64_t item_index, std::int64_t frame, float* packed) const {
         const FrameItem item = plan_.item(item_index);
-        const std::int64_t first = frame * plan_.tokens() * plan_.padded();
-        pack_(plan_.frame_rows(item, frame, args_.k), packed + first);
-        pack_(plan_.frame_rows(item, frame, args_.v), packed + plan_.rows() * plan_.padded() + first);
+        float* const keys = packed + plan_.first_key(frame) * plan_.padded();
+        float* const values = keys + plan_.key_rows() * plan_.padded();
+        const bool extra = plan_.is_extra(frame);
+        pack_(extra ? plan_.extra_rows(item, args_.extra_k) : plan_.frame_rows(item, frame, args_.k), keys);
+        pack_(extra ? plan_.extra_rows(item, args_.extra_v) : plan_.frame_rows(item, frame, args_.v), values);
     }
 
     void attend(std::int64_t item_index, std::int64_t group_index, const float* packed, float* scratch,
@@ -48,7 +50,7 @@ public:
         const std::int64_t run_count = plan_.key_runs(query_set, runs);
         attend_({args_.shape.dtype, plan_.size(kAttChannel), args_.shape.scale, count, args_.q.data, query_offsets,
                  args_.out.data, out_offsets, static_cast<float*>(args_.lse.data), lse_offsets, packed,
-                 packed + plan_.rows() * plan_.padded(), runs, run_count},
+                 packed + plan_.key_rows() * plan_.padded(), runs, run_count},
                 scratch);
     }
 
@@ -120,7 +122,7 @@ bool run_items_apart(const Calls& calls, int threads) {
         std::int64_t item = index;
         const ForwardWork& work = calls.of_item(&item);
         float* const packed = scratch.own_floats();
-        for (std::int64_t frame = 0; frame < work.plan().frames(); ++frame) work.pack_frame(item, frame, packed);
+        for (std::int64_t frame = 0; frame < work.plan().key_frames(); ++frame) work.pack_frame(item, frame, packed);
         for (std::int64_t group = 0; group < work.groups_per_item(); ++group)
             work.attend(item, group, packed, packed + calls.packed_size(), scratch.own_indices());
     }
@@ -139,7 +141,7 @@ bool run_items_together(const Calls& calls, int threads) {
             std::int64_t item = index;
             const ForwardWork& work = calls.of_item(&item);
 #pragma omp for schedule(static) nowait
-            for (std::int64_t frame = 0; frame < work.plan().frames(); ++frame)
+            for (std::int64_t frame = 0; frame < work.plan().key_frames(); ++frame)
                 work.pack_frame(item, frame, packed.get() + index * calls.packed_size());
         }
 #pragma omp barrier

@@ -24,12 +24,12 @@ public:
           differentiate_(FOURREAL_KERNEL_FOR(set, differentiate_group)) {}
 
     std::int64_t items() const { return plan_.items(); }
-    std::int64_t frames() const { return plan_.frames(); }
+    std::int64_t frames() const { return plan_.key_frames(); }
     std::int64_t tasks_per_item() const { return tasks_per_item_; }
 
     // Floats of the packed keys and values of an item, and of the sums of a task.
-    std::int64_t packed_size() const { return aligned_count<float>(2 * plan_.rows() * plan_.padded()); }
-    std::int64_t sums_size() const { return aligned_count<float>(2 * plan_.rows() * sum_stride()); }
+    std::int64_t packed_size() const { return aligned_count<float>(2 * plan_.key_rows() * plan_.padded()); }
+    std::int64_t sums_size() const { return aligned_count<float>(2 * plan_.key_rows() * sum_stride()); }
     std::int64_t scratch_size() const {
         return aligned_count<float>(gradient_group_scratch(groups_.largest(), plan_.size(kAttChannel)));
     }
@@ -39,9 +39,11 @@ public:
 
     void pack_frame(std::int64_t item_index, std::int64_t frame, float* packed) const {
         const FrameItem item = plan_.item(item_index);
-        const std::int64_t first = frame * plan_.tokens() * plan_.padded();
-        pack_(plan_.frame_rows(item, frame, args_.k), packed + first);
-        pack_(plan_.frame_rows(item, frame, args_.v), packed + plan_.rows() * plan_.padded() + first);
+        float* const keys = packed + plan_.first_key(frame) * plan_.padded();
+        float* const values = keys + plan_.key_rows() * plan_.padded();
+        const bool extra = plan_.is_extra(frame);
+        pack_(extra ? plan_.extra_rows(item, args_.extra_k) : plan_.frame_rows(item, frame, args_.k), keys);
+        pack_(extra ? plan_.extra_rows(item, args_.extra_v) : plan_.frame_rows(item, frame, args_.v), values);
     }
 
     void run_task(std::int64_t item, std::int64_t task, const float* packed, float* sums, float* scratch,
@@ -52,18 +54,43 @@ public:
         for (std::int64_t group = begin; group < end; ++group) differentiate(item, group, packed, sums, scratch, indices);
     }
 
-    // The sums of an item lie one behind the other.
-    void write_frame(std::int64_t item_index, std::int64_t frame, float* sums) const {
+    // Floats of the sums for an item's extra tokens, which await those of the other lines.
+    std::int64_t extra_size() const { return aligned_count<float>(2 * plan_.extra() * sum_stride()); }
+
+    // The sums of an item lie one behind the other. Those for its extra tokens go to `extra_sums`.
+    void write_frame(std::int64_t item_index, std::int64_t frame, float* sums, float* extra_sums) const {
         const FrameItem item = plan_.item(item_index);
-        const std::int64_t floats = plan_.tokens() * sum_stride();
-        float* const dk = sums + frame * floats;
-        float* const dv = dk + plan_.rows() * sum_stride();
+        const bool extra = plan_.is_extra(frame);
+        const std::int64_t floats = (extra ? plan_.extra() : plan_.tokens()) * sum_stride();
+        float* const dk = sums + plan_.first_key(frame) * sum_stride();
+        float* const dv = dk + plan_.key_rows() * sum_stride();
         for (std::int64_t task = 1; task < tasks_per_item_; ++task) {
             add_(dk + task * sums_size(), dk, floats);
             add_(dv + task * sums_size(), dv, floats);
         }
+        if (extra) {
+            float* const kept = extra_sums + item_index * extra_size();
+            std::copy_n(dk, floats, kept);
+            std::copy_n(dv, floats, kept + floats);
+            return;
+        }
         unpack_(dk, plan_.frame_rows(item, frame, args_.dk));
         unpack_(dv, plan_.frame_rows(item, frame, args_.dv));
+    }
+
+    // Gradients of the extra tokens: the sums of all lines, in their order.
+    std::int64_t extra_results() const { return plan_.extra() > 0 ? items() / plan_.lines() : 0; }
+    void write_extra(std::int64_t result, float* extra_sums) const {
+        const std::int64_t heads = plan_.size(kAttHead), batch = result / heads, head = result % heads;
+        const std::int64_t floats = plan_.extra() * sum_stride();
+        const auto of_line = [&](std::int64_t line) {
+            return extra_sums + ((batch * plan_.lines() + line) * heads + head) * extra_size();
+        };
+        float* const sums = of_line(0);
+        for (std::int64_t line = 1; line < plan_.lines(); ++line) add_(of_line(line), sums, 2 * floats);
+        const FrameItem item{batch, head, 0, 0};
+        unpack_(sums, plan_.extra_rows(item, args_.extra_dk));
+        unpack_(sums + floats, plan_.extra_rows(item, args_.extra_dv));
     }
 
 private:
@@ -94,8 +121,8 @@ private:
         group.lse = static_cast<const float*>(args_.lse.data), group.lse_offsets = offsets_in(args_.lse);
         group.grad_lse = static_cast<const float*>(args_.grad_lse.data), group.grad_lse_offsets = offsets_in(args_.grad_lse);
         group.dq = args_.dq.data, group.dq_offsets = offsets_in(args_.dq);
-        group.keys = packed, group.values = packed + plan_.rows() * plan_.padded();
-        group.dk = sums, group.dv = sums + plan_.rows() * sum_stride();
+        group.keys = packed, group.values = packed + plan_.key_rows() * plan_.padded();
+        group.dk = sums, group.dv = sums + plan_.key_rows() * sum_stride();
         KeyRun* const runs = reinterpret_cast<KeyRun*>(indices);
         group.run_count = plan_.key_runs(query_set, runs);
         group.runs = runs;
@@ -113,7 +140,7 @@ private:
 };
 
 // Each thread packs, computes and writes whole items.
-bool run_items_apart(const BackwardWork& work, int threads) {
+bool run_items_apart(const BackwardWork& work, float* extra_sums, int threads) {
     const std::int64_t each = work.packed_size() + work.sums_size() + work.scratch_size();
     const Scratch<float> floats = make_scratch<float>(threads * each);
     const Scratch<std::int64_t> indices = make_scratch<std::int64_t>(threads * work.index_size());
@@ -125,13 +152,13 @@ bool run_items_apart(const BackwardWork& work, int threads) {
         float* const sums = packed + work.packed_size();
         for (std::int64_t frame = 0; frame < frames; ++frame) work.pack_frame(item, frame, packed);
         work.run_task(item, 0, packed, sums, sums + work.sums_size(), indices.get() + thread_index() * work.index_size());
-        for (std::int64_t frame = 0; frame < frames; ++frame) work.write_frame(item, frame, sums);
+        for (std::int64_t frame = 0; frame < frames; ++frame) work.write_frame(item, frame, sums, extra_sums);
     }
     return true;
 }
 
 // With few items: threads share the frames to pack, then the tasks, then the frames to write, of all items.
-bool run_items_together(const BackwardWork& work, int threads) {
+bool run_items_together(const BackwardWork& work, float* extra_sums, int threads) {
     const std::int64_t items = work.items(), frames = work.frames(), tasks = work.tasks_per_item();
     const Scratch<float> packed = make_scratch<float>(items * work.packed_size());
     const Scratch<float> sums = make_scratch<float>(items * tasks * work.sums_size());
@@ -150,7 +177,8 @@ bool run_items_together(const BackwardWork& work, int threads) {
                           scratch.get() + thread_index() * work.scratch_size(),
                           indices.get() + thread_index() * work.index_size());
 #pragma omp for schedule(static)
-        for (std::int64_t i = 0; i < items * frames; ++i) work.write_frame(i / frames, i % frames, sums_of(i / frames));
+        for (std::int64_t i = 0; i < items * frames; ++i)
+            work.write_frame(i / frames, i % frames, sums_of(i / frames), extra_sums);
     }
     return true;
 }
@@ -159,7 +187,17 @@ bool run_items_together(const BackwardWork& work, int threads) {
 
 bool frame_attention_backward(const AttentionBackward& args, InstructionSet set) {
     const BackwardWork work(args, set);
-    return work.tasks_per_item() > 1 ? run_items_together(work, thread_limit()) : run_items_apart(work, thread_limit());
+    const int threads = thread_limit();
+    const std::int64_t results = work.extra_results();
+    const Scratch<float> kept = make_scratch<float>(results > 0 ? work.items() * work.extra_size() : 1);
+    float* const extra_sums = kept.get();
+    if (!extra_sums) return false;
+    const bool done = work.tasks_per_item() > 1 ? run_items_together(work, extra_sums, threads)
+                                                : run_items_apart(work, extra_sums, threads);
+    if (!done) return false;
+#pragma omp parallel for schedule(static) num_threads(threads) if (results > 1)
+    for (std::int64_t result = 0; result < results; ++result) work.write_extra(result, extra_sums);
+    return true;
 }
 
 }  // namespace fourreal::cpu

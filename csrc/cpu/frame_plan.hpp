@@ -3,7 +3,7 @@
 // An item is one (batch entry, head, line of frames): what shares packed keys. Its frames are numbered view-major, its rows
 // are the tokens of its frames. For one group of axes all rows attend to all rows; for "vn|tn" the item is the whole grid, and
 // the rows of a frame attend to the frames of the same view and those of the same timestep. Divisions depend on the shape
-// alone, never on the number of threads.
+// alone, never on the number of threads. Extra tokens are one more run of keys, behind those of the frames.
 #pragma once
 
 #include <algorithm>
@@ -37,6 +37,13 @@ public:
     std::int64_t frames() const { return views_ * times_; }
     std::int64_t rows() const { return frames() * tokens(); }
 
+    // What is packed: the frames of an item, then its extra tokens.
+    std::int64_t extra() const { return shape_.extra_tokens; }
+    std::int64_t key_rows() const { return rows() + extra(); }
+    std::int64_t key_frames() const { return frames() + (extra() > 0); }
+    std::int64_t first_key(std::int64_t frame) const { return frame * tokens(); }
+    bool is_extra(std::int64_t frame) const { return frame == frames(); }
+
     // Neighbouring items are heads of one line: their rows lie side by side.
     FrameItem item(std::int64_t index) const {
         const std::int64_t heads = size(kAttHead), line = index / heads % lines();
@@ -49,10 +56,10 @@ public:
     std::int64_t queries_per_set() const { return rows() / query_sets(); }
 
     // At most this many runs of keys; returns how many.
-    std::int64_t most_runs() const { return is_union_ ? views_ : 1; }
+    std::int64_t most_runs() const { return 1 + (is_union_ ? views_ : 1); }
     std::int64_t key_runs(std::int64_t query_set, KeyRun* runs) const {
         if (!is_union_) {
-            runs[0] = {0, rows()};
+            runs[0] = {0, key_rows()};
             return 1;
         }
         const std::int64_t own_view = query_set / times_, time = query_set % times_;
@@ -60,6 +67,7 @@ public:
         runs[count++] = {own_view * times_ * tokens(), times_ * tokens()};
         for (std::int64_t view = 0; view < views_; ++view)
             if (view != own_view) runs[count++] = {(view * times_ + time) * tokens(), tokens()};
+        if (extra() > 0) runs[count++] = {rows(), extra()};
         return count;
     }
 
@@ -92,9 +100,18 @@ public:
         return {shape_.dtype, static_cast<const char*>(x.data) + offset, x.strides[kAttToken], tokens(), size(kAttChannel)};
     }
 
-private:
+    // The extra tokens of an item's batch entry and head.
+    template <typename Pointer>
+    Rows extra_rows(const FrameItem& item, const ExtraTensor<Pointer>& x) const {
+        const std::int64_t offset = item.batch * x.strides[kExtraBatch] + item.head * x.strides[kExtraHead];
+        const char* const first = static_cast<const char*>(x.data) + offset * element_size(shape_.dtype);
+        return {shape_.dtype, first, x.strides[kExtraToken], extra(), size(kAttChannel)};
+    }
+
+    // Lines of frames per batch entry and head; item() numbers them.
     std::int64_t lines() const { return (size(kAttView) / views_) * (size(kAttTime) / times_); }
 
+private:
     const AttentionShape& shape_;
     const bool is_union_;
     const std::int64_t views_;

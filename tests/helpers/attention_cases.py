@@ -25,12 +25,20 @@ def allowed_pairs(axes: str, views: int, times: int, tokens: int) -> Tensor:
     return allowed
 
 
-def dense_attention(q: Tensor, k: Tensor, v: Tensor, axes: str, scale: float | None = None) -> tuple[Tensor, Tensor]:
-    """Eager masked attention over all tokens in the dtype of the inputs, with its log-sum-exp."""
+def dense_attention(
+    q: Tensor, k: Tensor, v: Tensor, axes: str, scale: float | None = None, extra: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Eager masked attention over all tokens in the dtype of the inputs, with its log-sum-exp.
+
+    ``extra``: keys and values ``(B, L, H, D)`` that every token sees as well.
+    """
     flat = [x.flatten(1, 3) for x in (q, k, v)]
+    allowed = allowed_pairs(axes, *q.shape[1:4])
+    if extra is not None:
+        flat[1:] = [torch.cat(pair, dim=1) for pair in zip(flat[1:], extra, strict=True)]
+        allowed = torch.cat([allowed, allowed.new_ones(len(allowed), extra[0].shape[1])], dim=1)
     scores = torch.einsum("bqhd,bkhd->bqhk", flat[0], flat[1]) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    mask = allowed_pairs(axes, *q.shape[1:4])
-    scores = scores.masked_fill(~mask[None, :, None, :], float("-inf"))
+    scores = scores.masked_fill(~allowed[None, :, None, :], float("-inf"))
     out = torch.einsum("bqhk,bkhd->bqhd", torch.softmax(scores, dim=-1), flat[2])
     return out.reshape(q.shape), torch.logsumexp(scores, dim=-1).reshape(q.shape[:5])
 

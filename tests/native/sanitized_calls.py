@@ -42,11 +42,11 @@ class Kernels:
         function = getattr(self._module, name)
         options = {"instruction_set": self._set} if "instruction_set:" in function.__doc__ else {}
 
-        def call(*arguments):
+        def call(*arguments, **keywords):
             self._called.add(name)
             if name == self._beyond:
                 arguments = one_token_more(arguments)
-            return function(*arguments, **options)
+            return function(*arguments, **keywords, **options)
 
         return call
 
@@ -119,17 +119,26 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def attention(kernels: Kernels, shape: tuple[int, ...], axes: str, dtype: torch.dtype, make: Callable) -> None:
+def attention(
+    kernels: Kernels, shape: tuple[int, ...], axes: str, dtype: torch.dtype, make: Callable, extra_tokens: int = 0
+) -> None:
+    extra_shape = (shape[0], max(1, extra_tokens), *shape[4:])
+    extra = [make(extra_shape, dtype) for _ in range(2)]
+    extra_grads = [poisoned_result(make, extra_shape, dtype) for _ in range(2)]
+    with_extra, with_gradients = (
+        {"extra_tokens": extra_tokens, "extra": [pair(x) for x in tensors]} if extra_tokens else {}
+        for tensors in (extra, extra + extra_grads)
+    )
     q, k, v, grad_out = (make(shape, dtype) for _ in range(4))
     out, dq, dk, dv = (poisoned_result(make, shape, dtype) for _ in range(4))
     lse, grad_lse = poisoned_result(exact, shape[:5], torch.float32), exact(shape[:5], torch.float32)
     common = (name_of(dtype), q.shape, axes, shape[-1] ** -0.5)
-    kernels.axis_attention_forward(*common, [pair(x) for x in (q, k, v, out, lse)])
+    kernels.axis_attention_forward(*common, [pair(x) for x in (q, k, v, out, lse)], **with_extra)
     require_written(out, lse)
     for lse_address in (pair(grad_lse), (0, ())):
         tensors = [pair(grad_out), lse_address, *(pair(x) for x in (q, k, v, out, lse, dq, dk, dv))]
-        kernels.axis_attention_backward(*common, tensors)
-        require_written(dq, dk, dv)
+        kernels.axis_attention_backward(*common, tensors, **with_gradients)
+        require_written(dq, dk, dv, *(extra_grads if extra_tokens else ()))
 
 
 def attention_pair(kernels: Kernels, shape: tuple[int, ...], dtype: torch.dtype, make: Callable) -> None:
@@ -247,6 +256,10 @@ def call_attention(kernels: Kernels) -> None:
         attention(kernels, (1, 3, 2, 7, 2, 40), axes, dtype, make)
     for axes in ("vn", "vn|tn"):  # several panels of queries and blocks of keys
         attention(kernels, (1, 2, 2, 101, 1, 24), axes, torch.float32, fenced)
+    for axes, make in itertools.product(("vn", "tn", "vn|tn", "n", "vtn"), LAYOUTS):
+        attention(kernels, (2, 2, 3, 5, 2, 40), axes, torch.float32, make, extra_tokens=7)
+    for dtype in (torch.bfloat16, torch.float32):  # several tasks per line and blocks of keys
+        attention(kernels, (1, 2, 2, 101, 1, 24), "vn", dtype, fenced, extra_tokens=101)
     for axes in ("v", "vt", "v|t"):  # several chunks of queries
         attention(kernels, (1, 9, 7, 2, 1, 8), axes, torch.float32, fenced)
     for axes in ("vt", "v|t"):  # sequences whose panels would not fit the scratch of a thread

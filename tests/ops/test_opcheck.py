@@ -32,6 +32,23 @@ def attention_backward(backend, layout, with_lse):
     return (torch.randn(SHAPE), grad_lse, *arguments[:3], out, lse, *arguments[3:])
 
 
+def extra_tokens(*args, **options):
+    q, k, v, *others = attention(*args, **options)
+    extra = [torch.randn(SHAPE[0], 5, *SHAPE[4:], requires_grad=options.get("grad", True)) for _ in range(2)]
+    return (q, k, v, *extra, *others)
+
+
+def extra_tokens_out(layout):
+    return (*extra_tokens(grad=False), LAYOUTS[layout](torch.zeros(SHAPE)))
+
+
+def extra_tokens_backward(backend, layout, with_lse):
+    arguments = extra_tokens(backend=backend, layout=layout, grad=False)
+    out, lse = OPS.axis_attention_extra(*arguments)
+    grad_lse = torch.randn_like(lse) if with_lse else None
+    return (torch.randn(SHAPE), grad_lse, *arguments[:5], out, lse, *arguments[5:])
+
+
 def two_stream():
     return (*attention()[:3], *attention(layout="packed")[:3], 0.3, "auto")
 
@@ -91,6 +108,16 @@ CASES = {
     "axis_attention_backward": [
         lambda: attention_backward("sdpa", "contiguous", True), lambda: attention_backward("sdpa", "packed", False),
         lambda: attention_backward("reference", "time_first", True),
+    ],
+    "axis_attention_extra": [
+        lambda: extra_tokens(), lambda: extra_tokens(backend="reference"),
+        lambda: extra_tokens("v|t", "sdpa", "packed"),
+    ],
+    "axis_attention_extra_out": [lambda: extra_tokens_out("contiguous"), lambda: extra_tokens_out("time_first")],
+    "axis_attention_extra_backward": [
+        lambda: extra_tokens_backward("sdpa", "packed", True),
+        lambda: extra_tokens_backward("cpu", "time_first", False),
+        lambda: extra_tokens_backward("reference", "contiguous", True),
     ],
     "two_stream_attention": [two_stream],
     "merge_attention": [merge],

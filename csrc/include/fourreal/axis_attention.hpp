@@ -3,7 +3,7 @@
 //   out[q] = sum over k of softmax(scale * q . k) * v,  lse[q] = log sum over k of exp(scale * q . k)
 //
 // over the keys k that the axes give to a query: the tokens of its batch entry and head that agree with it on every axis that
-// is not in a group, for one group or for the union of two groups (each key once).
+// is not in a group, for one group or for the union of two groups (each key once). Extra tokens are keys of all queries.
 #pragma once
 
 #include <cstdint>
@@ -43,11 +43,23 @@ struct AttentionTensor {
 using AttentionInput = AttentionTensor<const void*>;
 using AttentionOutput = AttentionTensor<void*>;
 
+// Tokens outside the grid to which every token of their batch entry and head attends as well: a tensor (B, L, H, D), strides
+// in elements of B, L, H; the stride of D is 1.
+enum ExtraAxis : int { kExtraBatch = 0, kExtraToken = 1, kExtraHead = 2 };
+template <typename Pointer>
+struct ExtraTensor {
+    Pointer data = nullptr;
+    std::int64_t strides[3] = {};
+};
+using ExtraInput = ExtraTensor<const void*>;
+using ExtraOutput = ExtraTensor<void*>;
+
 struct AttentionShape {
     std::int64_t sizes[kAttentionAxes];  // B, V, T, N, H, D, each at least 1
     DType dtype;                         // of q, k, v, out and their gradients; float64 is not supported
     AttentionAxes axes;
     float scale;
+    std::int64_t extra_tokens = 0;       // L
 };
 
 // `lse` is (B, V, T, N, H) float32 with its own strides. `out` and `lse` overlap nothing.
@@ -55,6 +67,7 @@ struct AttentionForward {
     AttentionShape shape;
     AttentionInput q, k, v;
     AttentionOutput out, lse;
+    ExtraInput extra_k, extra_v;
 };
 
 // With P the probabilities and dP = grad_out v^T: dS = P * (dP - sum(grad_out * out) + grad_lse), dq = scale dS k,
@@ -63,11 +76,14 @@ struct AttentionBackward {
     AttentionShape shape;
     AttentionInput grad_out, grad_lse, q, k, v, out, lse;
     AttentionOutput dq, dk, dv;
+    ExtraInput extra_k, extra_v;
+    ExtraOutput extra_dk, extra_dv;
 };
 
 namespace cpu {
 
-// Why the axes or the shape are not supported, or nullptr. Supported: every single group, "vn|tn" and "v|t"; D up to 256.
+// Why the axes or the shape are not supported, or nullptr. Supported: every single group, "vn|tn" and "v|t"; D up to 256;
+// extra tokens where every group has the token axis, or N is 1.
 const char* axis_attention_refusal(const AttentionShape& shape);
 
 // Threads follow OpenMP. Results have the same bits for any thread count. Return false if memory for scratch is missing:

@@ -10,8 +10,8 @@ from torch import Tensor
 from ... import dispatch
 from ...grid import VIEW, parse_axes
 from .. import checks
-from . import registration  # noqa: F401  (defines the torch operators)
-from .call import AttentionCall, attention_call, check_inputs, check_scale
+from . import registration, registration_extra  # noqa: F401  (define the torch operators)
+from .call import AttentionCall, attention_call, check_extra, check_inputs, check_scale
 
 _BACKENDS = ("reference", "sdpa", "cpu", "triton")
 _AUTO = {"cpu": ("cpu", "sdpa", "reference"), "cuda": ("sdpa", "reference")}
@@ -23,6 +23,8 @@ def axis_attention(
     v: Tensor,
     axes: str,
     *,
+    extra_k: Tensor | None = None,
+    extra_v: Tensor | None = None,
     scale: float | None = None,
     return_lse: bool = False,
     deterministic: bool = False,
@@ -40,6 +42,8 @@ def axis_attention(
         q, k, v: ``(B, V, T, N, H, D)`` float16, bfloat16, float32 or float64, of one shape, dtype and device. The last
             dim is contiguous, every other stride is free.
         axes: the axes attended over, see :mod:`fourreal_kernels.grid`.
+        extra_k, extra_v: ``(B, L, H, D)``, keys and values of L tokens outside the grid to which every token attends
+            as well, in the same softmax: text tokens of joint attention, registers, reference frames. Strides as q.
         scale: factor of the scores, ``D ** -0.5`` when None.
         return_lse: also return the log-sum-exp of the scaled scores.
         deterministic: take only backends whose backward is bitwise repeatable.
@@ -48,7 +52,7 @@ def axis_attention(
 
     Returns:
         ``out`` like q, or ``(out, lse)`` with lse ``(B, V, T, N, H)``, natural log, float32 (float64 for float64
-        inputs). Both are differentiable once with respect to q, k and v.
+        inputs). Both are differentiable once with respect to q, k, v, extra_k and extra_v.
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
@@ -57,23 +61,28 @@ def axis_attention(
         NotImplementedError: the named backend cannot run this call.
     """
     check_inputs(q, k, v)
-    axes = str(parse_axes(axes))
-    scale = check_scale(scale, q.shape[-1])
-    name = dispatch.requested(backend)
-    if out is None:
-        result, lse = torch.ops.fourreal_kernels.axis_attention(q, k, v, axes, scale, deterministic, name)
+    check_extra(extra_k, extra_v, q)
+    options = str(parse_axes(axes)), check_scale(scale, q.shape[-1]), deterministic, dispatch.requested(backend)
+    operators = torch.ops.fourreal_kernels
+    if extra_k is None:
+        inputs, operator, into = (q, k, v), operators.axis_attention, operators.axis_attention_out
     else:
-        _check_out(out, q, k, v)
+        inputs = (q, k, v, extra_k, extra_v)
+        operator, into = operators.axis_attention_extra, operators.axis_attention_extra_out
+    if out is None:
+        result, lse = operator(*inputs, *options)
+    else:
+        _check_out(out, q, k=k, v=v, extra_k=extra_k, extra_v=extra_v)
         with torch.no_grad():
-            lse = torch.ops.fourreal_kernels.axis_attention_out(q, k, v, axes, scale, deterministic, name, out)
+            lse = into(*inputs, *options, out)
         result = out
     return (result, lse) if return_lse else result
 
 
-def _check_out(out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> None:
+def _check_out(out: Tensor, q: Tensor, **inputs: Tensor | None) -> None:
     checks.require_grid("out", out)
     checks.require_like("out", out, "q", q)
-    checks.require_no_grad("axis_attention(out=...)", "axis_attention without out=", q=q, k=k, v=v, out=out)
+    checks.require_no_grad("axis_attention(out=...)", "axis_attention without out=", q=q, **inputs, out=out)
 
 
 def two_stream_attention(
@@ -118,13 +127,15 @@ def _check_triple(name: str, qkv: Sequence[Tensor]) -> tuple[Tensor, Tensor, Ten
 
 
 def _describe_axis_attention(
-    q, k, v, axes, *, scale=None, return_lse=False, deterministic=False, out=None, backend=None
+    q, k, v, axes, *, extra_k=None, extra_v=None, scale=None, return_lse=False, deterministic=False, out=None,
+    backend=None,
 ) -> AttentionCall:
     check_inputs(q, k, v)
+    check_extra(extra_k, extra_v, q)
     check_scale(scale, q.shape[-1])
     if out is not None:
-        _check_out(out, q, k, v)
-    return attention_call(q, axes, deterministic)
+        _check_out(out, q, k=k, v=v, extra_k=extra_k, extra_v=extra_v)
+    return attention_call(q, axes, deterministic, extra_k)
 
 
 def _describe_two_stream(view_qkv, time_qkv, *, scale=None, backend=None) -> AttentionCall:

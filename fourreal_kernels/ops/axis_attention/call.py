@@ -10,6 +10,9 @@ from torch import Tensor
 from ...grid import Axes, parse_axes
 from .. import checks
 
+# Keys and values outside the grid, ``(B, L, H, D)`` each, or their gradients.
+KeyValue = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class AttentionCall:
@@ -20,10 +23,12 @@ class AttentionCall:
     dtype: torch.dtype
     device: torch.device
     deterministic: bool
+    extra: int = 0  # how many further tokens, outside the grid, every token attends to
 
 
-def attention_call(q: Tensor, axes: str, deterministic: bool) -> AttentionCall:
-    return AttentionCall(parse_axes(axes), tuple(q.shape), q.dtype, q.device, deterministic)
+def attention_call(q: Tensor, axes: str, deterministic: bool, extra_k: Tensor | None = None) -> AttentionCall:
+    extra = 0 if extra_k is None else extra_k.shape[1]
+    return AttentionCall(parse_axes(axes), tuple(q.shape), q.dtype, q.device, deterministic, extra)
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, prefix: str = "") -> None:
@@ -32,6 +37,27 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, prefix: str = "") -> None:
     for name, x in (("k", k), ("v", v)):
         checks.require_grid(f"{prefix}{name}", x)
         checks.require_like(f"{prefix}{name}", x, f"{prefix}q", q)
+
+
+def check_extra(extra_k: Tensor | None, extra_v: Tensor | None, q: Tensor) -> None:
+    """Raise unless both are None, or ``(B, L, H, D)`` with the B, H, D, dtype and device of q."""
+    if extra_k is None and extra_v is None:
+        return
+    for name, x, other in (("extra_k", extra_k, "extra_v"), ("extra_v", extra_v, "extra_k")):
+        if x is None:
+            raise ValueError(f"{name}: got None, expected a tensor beside {other}; pass both or neither")
+        checks.require_tensor(name, x)
+        checks.require_like(name, x, "q", q, shape=False)
+        expected = (q.shape[0], *q.shape[4:])
+        if x.ndim != 4 or (x.shape[0], *x.shape[2:]) != expected or x.shape[1] < 1:
+            batch, heads, head_dim = expected
+            raise ValueError(
+                f"{name}: got shape {tuple(x.shape)}, expected ({batch}, L, {heads}, {head_dim}): batch B, at least "
+                "one token L, heads H, head dim D, with the B, H and D of q"
+            )
+        checks.require_unit_stride(name, x)
+    if extra_k.shape != extra_v.shape:
+        raise ValueError(f"extra_v: got shape {tuple(extra_v.shape)}, expected {tuple(extra_k.shape)} as extra_k")
 
 
 def check_scale(scale: object, head_dim: int) -> float:

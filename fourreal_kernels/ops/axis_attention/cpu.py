@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ... import native
 from ...grid import Axes
 from ..checks import unit_stride_gradient
-from .call import AttentionCall
+from .call import AttentionCall, KeyValue
 
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _UNIONS = ("vn|tn", "v|t")
@@ -29,13 +31,17 @@ def refusal(call: AttentionCall) -> str | None:
         return f"its kernels take head dims up to {_LARGEST_HEAD_DIM}, got {call.shape[-1]}"
     if call.axes.is_union and str(call.axes) not in _UNIONS:
         return f"of the unions its kernels take {' and '.join(map(repr, _UNIONS))}, the call is {str(call.axes)!r}"
+    if call.extra and call.shape[3] > 1 and not all("n" in group for group in call.axes.groups):
+        return f"its kernels take extra_k and extra_v where every group of axes has n, the call is {str(call.axes)!r}"
     return None
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor) -> None:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor, extra: KeyValue | None = None
+) -> None:
     """Write the attention output and its log-sum-exp into ``out`` and ``lse``."""
     tensors = [_address(x) for x in (q, k, v, out, lse)]
-    native.cpu_library().axis_attention_forward(_DTYPES[q.dtype], q.shape, str(axes), scale, tensors)
+    native.cpu_library().axis_attention_forward(_DTYPES[q.dtype], q.shape, str(axes), scale, tensors, **_extra(extra))
 
 
 def forward_two_streams(
@@ -52,12 +58,22 @@ def forward_two_streams(
 def backward(
     grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     axes: Axes, scale: float, grads: tuple[Tensor, Tensor, Tensor],
+    extra: KeyValue | None = None, extra_grads: KeyValue | None = None,
 ) -> None:
-    """Write dq, dk, dv into ``grads``."""
+    """Write dq, dk, dv into ``grads``, those of the extra keys and values into ``extra_grads``."""
     grad_out = unit_stride_gradient(grad_out)
     grad_lse = _ABSENT if grad_lse is None else _address(grad_lse)
     tensors = [_address(grad_out), grad_lse, *(_address(x) for x in (q, k, v, out, lse, *grads))]
-    native.cpu_library().axis_attention_backward(_DTYPES[q.dtype], q.shape, str(axes), scale, tensors)
+    native.cpu_library().axis_attention_backward(
+        _DTYPES[q.dtype], q.shape, str(axes), scale, tensors, **_extra(extra, extra_grads)
+    )
+
+
+def _extra(extra: KeyValue | None, extra_grads: KeyValue | None = None) -> dict[str, Any]:
+    """Arguments of the library for the extra tokens."""
+    if extra is None:
+        return {}
+    return {"extra_tokens": extra[0].shape[1], "extra": [_address(x) for x in (*extra, *(extra_grads or ()))]}
 
 
 def _address(x: Tensor) -> tuple[int, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...grid import Axes, Lines, shared_keys
 from ..checks import accumulation_dtype
-from .call import AttentionCall
+from .call import AttentionCall, KeyValue
 
 
 def unavailable() -> str | None:
@@ -21,28 +21,36 @@ def refusal(call: AttentionCall) -> str | None:
     return None
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor) -> None:
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor, extra: KeyValue | None = None
+) -> None:
     """Write the attention output and its log-sum-exp into ``out`` and ``lse``."""
     dtype = accumulation_dtype(q.dtype)
-    scores = _scores(q.to(dtype), k.to(dtype), axes, scale)
-    parts = _split(torch.softmax(scores, dim=-1), q, axes)
+    extra = _cast(extra, dtype)
+    scores = _scores(q.to(dtype), k.to(dtype), axes, scale, extra)
+    probabilities = torch.softmax(scores, dim=-1)
     values = v.to(dtype)
-    out.copy_(sum(_gather(p, values, lines) for p, lines in parts))
+    result = sum(_gather(p, values, lines) for p, lines in _split(probabilities, q, axes))
+    if extra is not None:
+        result += torch.einsum("bvtnhl,blhd->bvtnhd", _of_extra(probabilities, extra), extra[1])
+    out.copy_(result)
     lse.copy_(torch.logsumexp(scores, dim=-1))
 
 
 def backward(
     grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     axes: Axes, scale: float, grads: tuple[Tensor, Tensor, Tensor],
+    extra: KeyValue | None = None, extra_grads: KeyValue | None = None,
 ) -> None:
-    """Write dq, dk, dv into ``grads``.
+    """Write dq, dk, dv into ``grads``, those of the extra keys and values into ``extra_grads``.
 
     With P the probabilities and dP = grad_out V^T:
     dS = P * (dP - sum(grad_out * out) + grad_lse), dq = scale dS K, dk = scale dS^T q, dv = P^T grad_out.
     """
     dtype = accumulation_dtype(q.dtype)
     query, key, value, grad = (x.to(dtype) for x in (q, k, v, grad_out))
-    probabilities = torch.exp(_scores(query, key, axes, scale) - lse.to(dtype)[..., None])
+    extra = _cast(extra, dtype)
+    probabilities = torch.exp(_scores(query, key, axes, scale, extra) - lse.to(dtype)[..., None])
     offset = (grad * out.to(dtype)).sum(-1)
     if grad_lse is not None:
         offset = offset - grad_lse.to(dtype)
@@ -53,8 +61,28 @@ def backward(
         dq += _gather(grad_s, key, lines)
         dk += _scatter(grad_s, query, lines)
         dv += _scatter(p, grad, lines)
+    if extra is not None:
+        p = _of_extra(probabilities, extra)
+        grad_s = p * (_extra_products(grad, extra[1]) - offset[..., None]) * scale
+        dq += torch.einsum("bvtnhl,blhd->bvtnhd", grad_s, extra[0])
+        for weights, x, written in ((grad_s, query, extra_grads[0]), (p, grad, extra_grads[1])):
+            written.copy_(torch.einsum("bvtnhl,bvtnhd->blhd", weights, x))
     for result, written in zip((dq, dk, dv), grads, strict=True):
         written.copy_(result)
+
+
+def _cast(extra: KeyValue | None, dtype: torch.dtype) -> KeyValue | None:
+    return None if extra is None else (extra[0].to(dtype), extra[1].to(dtype))
+
+
+def _of_extra(weights: Tensor, extra: KeyValue) -> Tensor:
+    """The last L of the weights over all keys of a query."""
+    return weights[..., weights.shape[-1] - extra[0].shape[1] :]
+
+
+def _extra_products(x: Tensor, extra: Tensor) -> Tensor:
+    """``(B, V, T, N, H, L)``: inner products of each token with the L extra ones."""
+    return torch.einsum("bvtnhd,blhd->bvtnhl", x, extra)
 
 
 def _lines(q: Tensor, axes: Axes) -> list[Lines]:
@@ -77,15 +105,21 @@ def _scatter(weights: Tensor, x: Tensor, lines: Lines) -> Tensor:
     return lines.from_lines(torch.einsum("lqhk,lqhd->lkhd", lines.to_lines(weights), lines.to_lines(x)))
 
 
-def _scores(q: Tensor, k: Tensor, axes: Axes, scale: float) -> Tensor:
-    """Scaled scores over all keys of a query; for a union, keys of both groups are masked in the second."""
+def _scores(q: Tensor, k: Tensor, axes: Axes, scale: float, extra: KeyValue | None) -> Tensor:
+    """Scaled scores over all keys of a query, the extra ones last; keys of both groups are masked in the second."""
     parts = [_line_products(q, k, lines) * scale for lines in _lines(q, axes)]
     if axes.is_union:
         duplicate = shared_keys(axes, *q.shape[1:4], device=q.device)
         parts[1] = parts[1].masked_fill(duplicate[..., None, :], float("-inf"))
+    if extra is not None:
+        parts.append(_extra_products(q, extra[0]) * scale)
     return torch.cat(parts, dim=-1)
 
 
 def _split(x: Tensor, q: Tensor, axes: Axes) -> list[tuple[Tensor, Lines]]:
-    lines = _lines(q, axes)
-    return list(zip(x.split([line.length for line in lines], dim=-1), lines, strict=True))
+    """The part of each group's keys; what belongs to extra keys is left out."""
+    parts, first = [], 0
+    for lines in _lines(q, axes):
+        parts.append((x.narrow(-1, first, lines.length), lines))
+        first += lines.length
+    return parts

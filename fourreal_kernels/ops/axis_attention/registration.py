@@ -18,7 +18,7 @@ from ..memory import mark_written, require_writable
 from .call import attention_call
 
 
-def _empty_lse(q: Tensor) -> Tensor:
+def empty_lse(q: Tensor) -> Tensor:
     return q.new_empty(q.shape[:5], dtype=accumulation_dtype(q.dtype))
 
 
@@ -28,26 +28,26 @@ def _backend(q: Tensor, axes: str, deterministic: bool, backend: str):
 
 
 def _forward(q, k, v, axes: str, scale: float, deterministic: bool, backend: str) -> tuple[Tensor, Tensor]:
-    out, lse = fresh.empty_like(q), _empty_lse(q)
+    out, lse = fresh.empty_like(q), empty_lse(q)
     _backend(q, axes, deterministic, backend).forward(q, k, v, parse_axes(axes), scale, out, lse)
     return out, lse
 
 
 def _forward_fake(q, k, v, axes: str, scale: float, deterministic: bool, backend: str):
-    return torch.empty_like(q), _empty_lse(q)
+    return torch.empty_like(q), empty_lse(q)
 
 
 def _forward_out(q, k, v, axes: str, scale: float, deterministic: bool, backend: str, out) -> Tensor:
     require_writable("out", out, q=q, k=k, v=v)
     implementation = _backend(q, axes, deterministic, backend)
-    lse = _empty_lse(q)
+    lse = empty_lse(q)
     implementation.forward(q, k, v, parse_axes(axes), scale, out, lse)
     mark_written(out)
     return lse
 
 
 def _forward_out_fake(q, k, v, axes: str, scale: float, deterministic: bool, backend: str, out) -> Tensor:
-    return _empty_lse(q)
+    return empty_lse(q)
 
 
 def _backward(grad_out, grad_lse, q, k, v, out, lse, axes: str, scale: float, deterministic: bool, backend: str):
@@ -86,14 +86,14 @@ def _two_stream(view_q, view_k, view_v, time_q, time_k, time_v, scale: float, ba
         view = _forward(view_q, view_k, view_v, "vn", scale, False, backend)
         time = _forward(time_q, time_k, time_v, "tn", scale, False, backend)
         return *view, *time
-    view = fresh.empty_like(view_q), _empty_lse(view_q)
-    time = fresh.empty_like(time_q), _empty_lse(time_q)
+    view = fresh.empty_like(view_q), empty_lse(view_q)
+    time = fresh.empty_like(time_q), empty_lse(time_q)
     implementation.forward_two_streams((view_q, view_k, view_v), (time_q, time_k, time_v), scale, view, time)
     return *view, *time
 
 
 def _two_stream_fake(view_q, view_k, view_v, time_q, time_k, time_v, scale: float, backend: str):
-    return torch.empty_like(view_q), _empty_lse(view_q), torch.empty_like(time_q), _empty_lse(time_q)
+    return torch.empty_like(view_q), empty_lse(view_q), torch.empty_like(time_q), empty_lse(time_q)
 
 
 def _two_stream_setup_context(ctx, inputs, output) -> None:

@@ -30,6 +30,8 @@ def refusal(call: AttentionCall) -> str | None:
         return f"its kernels accumulate in float32, the call is {str(call.dtype).removeprefix('torch.')}"
     if call.shape[-1] > _LARGEST_HEAD_DIM:
         return f"its kernels take head dims up to {_LARGEST_HEAD_DIM}, got {call.shape[-1]}"
+    if call.extra:
+        return "its kernels take no extra_k and extra_v"
     if call.axes.is_union and str(call.axes) not in _UNIONS:
         return f"of the unions its kernels take {' and '.join(map(repr, _UNIONS))}, the call is {str(call.axes)!r}"
     return None
