@@ -7,8 +7,10 @@ from .triton_frames import (
     list_length,
     listed_frame,
     listed_offsets,
+    load_masked,
     load_rows,
     locate,
+    masked_rows,
     negated,
     own_length,
     own_offsets,
@@ -56,22 +58,35 @@ def _load_listed(
 
 @triton.jit
 def _walk(
-    query, k, v, place, sizes, k_strides, v_strides, scale,
+    query, k, v, place, sizes, k_strides, v_strides, extra_k, extra_v, extra_tokens, ek_strides, ev_strides, scale,
     FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, WIDE: tl.constexpr, TAIL: tl.constexpr,
     DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr,
 ):
-    """Output and log-sum-exp of one tile of queries over its frame list.
+    """Output and log-sum-exp of one tile of queries over the extra tokens, if there are any, and its frame list.
 
     With a tail, the last tile, whole or not, comes first, so that no tile of the loop needs a mask. (Behind the loop,
-    it makes ptxas serialise the matrix instructions of sm_90.)
+    it makes ptxas serialise the matrix instructions of sm_90.) The tiles of extra tokens have masks too; they and the
+    tail share one loop, because a third copy of the body does not fit the registers of sm_80.
     """
     length = list_length(sizes, FRAMES, TOKENS)
     looped = (length - 1) // BLOCK_K * BLOCK_K if TAIL else length
     peak = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_Q], tl.float32)
     acc = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
-    if TAIL:
+    if extra_k is not None:
+        for tile in tl.range(0, tl.cdiv(extra_tokens, BLOCK_K) + TAIL, num_stages=1):
+            valid = masked_rows(tile, extra_tokens, looped, length, BLOCK_K)
+            key = load_masked(
+                extra_k, k, tile, extra_tokens, looped, valid, place, sizes, ek_strides, k_strides,
+                FRAMES, TOKENS, SPAN, WIDE, TAIL, HEAD_DIM, BLOCK_K, BLOCK_D, UNIT,
+            )
+            value = load_masked(
+                extra_v, v, tile, extra_tokens, looped, valid, place, sizes, ev_strides, v_strides,
+                FRAMES, TOKENS, SPAN, WIDE, TAIL, HEAD_DIM, BLOCK_K, BLOCK_D, UNIT,
+            )
+            peak, total, acc = _attend(query, key, value, peak, total, acc, scale, valid, True, PRECISION)
+    elif TAIL:
         valid = looped + tl.arange(0, BLOCK_K) < length
         key = _load_listed(
             k, looped, place, sizes, k_strides, valid, True,
@@ -122,11 +137,14 @@ def attention_forward(
     q_b, q_v, q_t, q_n, q_h, k_b, k_v, k_t, k_n, k_h, v_b, v_v, v_t, v_n, v_h,
     out_b, out_v, out_t, out_n, out_h, lse_b, lse_v, lse_t, lse_n, lse_h,
     views, times, tokens, heads, scale,
+    extra_k, extra_v, ek_b, ek_n, ek_h, ev_b, ev_n, ev_h, extra_tokens,
     FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, WIDE: tl.constexpr, TAIL: tl.constexpr,
     NEGATIVE: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
     HEAD_DIM: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr,
 ):
-    """One stream: a program per tile of queries. ``scale`` is |scale| log2(e)."""
+    """One stream: a program per tile of queries. ``scale`` is |scale| log2(e). Without extra tokens their arguments are
+    None.
+    """
     sizes = (views, times, tokens, heads)
     tiles = tl.cdiv(own_length(sizes, FRAMES, TOKENS), BLOCK_Q)
     place, tile = locate(tl.program_id(0), tiles, sizes, FRAMES, TOKENS)
@@ -135,7 +153,8 @@ def attention_forward(
         q, place, rows, exist, (q_b, q_v, q_t, q_n, q_h), TOKENS, NEGATIVE, HEAD_DIM, BLOCK_Q, BLOCK_D, UNIT
     )
     result, logsumexp = _walk(
-        query, k, v, place, sizes, (k_b, k_v, k_t, k_n, k_h), (v_b, v_v, v_t, v_n, v_h), scale,
+        query, k, v, place, sizes, (k_b, k_v, k_t, k_n, k_h), (v_b, v_v, v_t, v_n, v_h),
+        extra_k, extra_v, extra_tokens, (ek_b, ek_n, ek_h), (ev_b, ev_n, ev_h), scale,
         FRAMES, TOKENS, SPAN, WIDE, TAIL, DESCRIPTORS, PRECISION, HEAD_DIM, BLOCK_Q, BLOCK_K, BLOCK_D, UNIT,
     )
     _store_results(
@@ -187,7 +206,8 @@ def two_stream_forward(
     result, logsumexp = _walk(
         query, tl.where(second, k2, k), tl.where(second, v2, v), place, sizes,
         _pick(second, (k_b, k_v, k_t, k_n, k_h), (k2_b, k2_v, k2_t, k2_n, k2_h)),
-        _pick(second, (v_b, v_v, v_t, v_n, v_h), (v2_b, v2_v, v2_t, v2_n, v2_h)), scale,
+        _pick(second, (v_b, v_v, v_t, v_n, v_h), (v2_b, v2_v, v2_t, v2_n, v2_h)),
+        None, None, None, None, None, scale,
         "views", True, SPAN, WIDE, TAIL, False, PRECISION, HEAD_DIM, BLOCK_Q, BLOCK_K, BLOCK_D, UNIT,
     )
     if second:

@@ -12,6 +12,8 @@ Every attention relation is one list of frames per query. A list position j is t
 All four are symmetric: the queries that attend to a key are found by walking the same list from the key's frame. With
 ``TOKENS`` false a frame counts as the one token at the own position, and the position becomes part of the batch.
 
+Extra tokens, outside the grid, are a list of their own that all queries of a batch and head have in common.
+
 Tuples: ``sizes`` (views, times, tokens, heads), ``strides`` (batch, view, time, token, head), ``place`` (batch, head,
 view, time, token) of a program; a part of ``place`` that its rows do not have in common is 0. Strides and offsets of
 tensors with a head dim are in units of ``UNIT`` elements, the others' in elements; offsets are int64.
@@ -162,6 +164,13 @@ def listed_offsets(
 
 
 @triton.jit
+def extra_offsets(start, place, strides, BLOCK: tl.constexpr):
+    """(base, offsets) of the extra tokens ``start``, ..., of a place; ``strides`` (batch, token, head)."""
+    base = _scaled(place[0], strides[0]) + _scaled(place[1], strides[2]) + _scaled(start, strides[1])
+    return base, _scaled(tl.arange(0, BLOCK), strides[1])
+
+
+@triton.jit
 def _pointers(pointer, base, offsets, BLOCK_D: tl.constexpr, UNIT: tl.constexpr):
     """Offsets of rows are in units of ``UNIT`` elements, so that the compiler sees 16-byte accesses at any head dim."""
     return pointer + base * UNIT + ((offsets * UNIT)[:, None] + tl.arange(0, BLOCK_D)[None, :])
@@ -181,6 +190,34 @@ def load_rows(
         return tl.load(pointers, mask=(dims < HEAD_DIM)[None, :], other=0.0)
     else:
         return tl.load(pointers)
+
+
+@triton.jit
+def masked_rows(tile, extra_tokens, looped, length, BLOCK: tl.constexpr):
+    """Which rows exist of the tiles of the extra tokens and, behind them, of the tile ``looped``, ... of a list."""
+    extra_tiles = tl.cdiv(extra_tokens, BLOCK)
+    start = tl.where(tile < extra_tiles, tile * BLOCK, looped)
+    return start + tl.arange(0, BLOCK) < tl.where(tile < extra_tiles, extra_tokens, length)
+
+
+@triton.jit
+def load_masked(
+    extra, listed, tile, extra_tokens, looped, valid, place, sizes, extra_strides, strides,
+    FRAMES: tl.constexpr, TOKENS: tl.constexpr, SPAN: tl.constexpr, WIDE: tl.constexpr, TAIL: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, UNIT: tl.constexpr,
+):
+    """A tile of those of :func:`masked_rows`; without a tail all of them are of extra tokens."""
+    if TAIL:
+        if tile < tl.cdiv(extra_tokens, BLOCK):
+            base, offsets = extra_offsets(tile * BLOCK, place, extra_strides, BLOCK)
+            rows = load_rows(extra, base, offsets, valid, True, HEAD_DIM, BLOCK_D, UNIT)
+        else:
+            base, last = listed_offsets(looped, place, sizes, strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK)
+            rows = load_rows(listed, base, last, valid, True, HEAD_DIM, BLOCK_D, UNIT)
+        return rows
+    else:
+        base, offsets = extra_offsets(tile * BLOCK, place, extra_strides, BLOCK)
+        return load_rows(extra, base, offsets, valid, True, HEAD_DIM, BLOCK_D, UNIT)
 
 
 @triton.jit
