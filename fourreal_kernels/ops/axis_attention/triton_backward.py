@@ -209,7 +209,8 @@ def attention_backward_queries(
                 FRAMES, TOKENS, SPAN, WIDE, TAIL, HEAD_DIM, BLOCK_K, BLOCK_D, UNIT,
             )
             acc = _grad_query(query, grad, key, value, lse, offset, acc, scale, valid, True, PRECISION)
-        acc = tl.where(exist[:, None], acc, 0.0)  # changes no row that is stored; as in the forward kernel
+        # changes no row that is stored; between the loops as in the forward kernel
+        acc = tl.where(lse[:, None] < float("inf"), acc, 0.0)
     elif TAIL:
         valid = looped + tl.arange(0, BLOCK_K) < length
         shift, listed = listed_offsets(looped, place, sizes, k_strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK_K)

@@ -33,13 +33,13 @@ def attention_backward_extra(
     part = (rest // heads, rest % heads)
     place = (part[0] % batches, part[1], 0, 0, 0)
     exist = start + tl.arange(0, BLOCK_K) < extra_tokens
-    base, offsets = extra_offsets(start, place, (ek_b, ek_n, ek_h), BLOCK_K)
+    base, offsets = extra_offsets(start, place, (ek_b, ek_n, ek_h), True, BLOCK_K)
     key = load_rows(extra_k, base, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
     if NEGATIVE:
         key = negated(key)
     value = key
     if GRADIENTS != "values":
-        base, offsets = extra_offsets(start, place, (ev_b, ev_n, ev_h), BLOCK_K)
+        base, offsets = extra_offsets(start, place, (ev_b, ev_n, ev_h), True, BLOCK_K)
         value = load_rows(extra_v, base, offsets, exist, True, HEAD_DIM, BLOCK_D, UNIT)
     first = part[0] // batches * chunk_rows
     last = tl.minimum(first + chunk_rows, list_length(sizes, "all", True))
@@ -49,8 +49,8 @@ def attention_backward_extra(
         "all", True, SPAN, WIDE, TAIL, PRECISION, HEAD_DIM, BLOCK_Q, BLOCK_K, BLOCK_D, UNIT, GRADIENTS,
     )
     if GRADIENTS != "keys":
-        base, offsets = extra_offsets(start, part, (dv_b, dv_n, dv_h), BLOCK_K)
+        base, offsets = extra_offsets(start, part, (dv_b, dv_n, dv_h), True, BLOCK_K)
         store_rows(part_v, base, offsets, exist, acc_v, HEAD_DIM, BLOCK_D, UNIT)
     if GRADIENTS != "values":
-        base, offsets = extra_offsets(start, part, (dk_b, dk_n, dk_h), BLOCK_K)
+        base, offsets = extra_offsets(start, part, (dk_b, dk_n, dk_h), True, BLOCK_K)
         store_rows(part_k, base, offsets, exist, acc_k * natural_scale, HEAD_DIM, BLOCK_D, UNIT)

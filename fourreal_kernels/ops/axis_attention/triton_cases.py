@@ -2,7 +2,7 @@
 
 Buckets: head dims up to 64, 128 and 256 in bf16, each compiled at its largest; up to 128 and 256 in IEEE fp32. Frame
 lists of the union (view attention for both streams) whose tiles may touch two frames, with a tail: the most registers.
-Extra tokens: the same configurations, each kernel at the head dims that take the most registers.
+Extra tokens take the same configurations: each kernel at the head dims, of 64 and 128, that take the most registers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _CASES = [  # kernel, head dim, dtype, rows that share a frame list
     ),
 ]
 _WITH_EXTRA = [  # kernel, head dim
-    ("attention_forward", 64), ("attention_forward", 128), ("attention_backward_queries", 128),
+    ("attention_forward", 128), ("attention_backward_queries", 64), ("attention_backward_queries", 128),
     ("attention_backward_extra", 128),
 ]
 _WITH_DESCRIPTORS = ("sm_90", "sm_100", "sm_120")

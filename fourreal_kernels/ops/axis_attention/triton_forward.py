@@ -86,7 +86,7 @@ def _walk(
                 FRAMES, TOKENS, SPAN, WIDE, TAIL, HEAD_DIM, BLOCK_K, BLOCK_D, UNIT,
             )
             peak, total, acc = _attend(query, key, value, peak, total, acc, scale, valid, True, PRECISION)
-        # always true: without an operation on acc between the loops, ptxas serialises as well
+        # total is positive: without an operation on acc between the loops ptxas serialises as well
         acc = tl.where(total[:, None] > 0.0, acc, 0.0)
     elif TAIL:
         valid = looped + tl.arange(0, BLOCK_K) < length

@@ -164,10 +164,14 @@ def listed_offsets(
 
 
 @triton.jit
-def extra_offsets(start, place, strides, BLOCK: tl.constexpr):
-    """(base, offsets) of the extra tokens ``start``, ..., of a place; ``strides`` (batch, token, head)."""
+def extra_offsets(start, place, strides, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """(base, offsets) of the extra tokens ``start``, ..., of a place; ``strides`` (batch, token, head).
+
+    Offsets are int32 unless ``WIDE``, as those of :func:`listed_offsets`.
+    """
     base = _scaled(place[0], strides[0]) + _scaled(place[1], strides[2]) + _scaled(start, strides[1])
-    return base, _scaled(tl.arange(0, BLOCK), strides[1])
+    rows = tl.arange(0, BLOCK)
+    return base, _scaled(rows, strides[1]) if WIDE else rows * strides[1]
 
 
 @triton.jit
@@ -209,14 +213,14 @@ def load_masked(
     """A tile of those of :func:`masked_rows`; without a tail all of them are of extra tokens."""
     if TAIL:
         if tile < tl.cdiv(extra_tokens, BLOCK):
-            base, offsets = extra_offsets(tile * BLOCK, place, extra_strides, BLOCK)
+            base, offsets = extra_offsets(tile * BLOCK, place, extra_strides, WIDE, BLOCK)
             rows = load_rows(extra, base, offsets, valid, True, HEAD_DIM, BLOCK_D, UNIT)
         else:
             base, last = listed_offsets(looped, place, sizes, strides, FRAMES, TOKENS, SPAN, WIDE, BLOCK)
             rows = load_rows(listed, base, last, valid, True, HEAD_DIM, BLOCK_D, UNIT)
         return rows
     else:
-        base, offsets = extra_offsets(tile * BLOCK, place, extra_strides, BLOCK)
+        base, offsets = extra_offsets(tile * BLOCK, place, extra_strides, WIDE, BLOCK)
         return load_rows(extra, base, offsets, valid, True, HEAD_DIM, BLOCK_D, UNIT)
 
 

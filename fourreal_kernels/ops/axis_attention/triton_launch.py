@@ -43,7 +43,7 @@ def launch_forward(
         triton_forward.attention_forward[(relation.programs(q.shape, config["BLOCK_Q"]),)](
             *arguments, *_strides(unit, tensors), *q.shape[1:5], abs(scale) * log2(e), *_extra(unit, extra),
             FRAMES=relation.frames, TOKENS=relation.tokens, DESCRIPTORS=by_descriptor,
-            **relation.walk(q.shape, block, [k, v]), **_constants(q, unit, scale), **_blocks(config),
+            **relation.walk(q.shape, block, [k, v], extra or ()), **_constants(q, unit, scale), **_blocks(config),
         )
 
 
@@ -137,7 +137,8 @@ def launch_queries(
     triton_backward.attention_backward_queries[(relation.programs(q.shape, config["BLOCK_Q"]),)](
         *tensors, *_strides(unit, [*tensors[:5], tensors[6]]), *q.shape[1:5], abs(scale) * log2(e), scale,
         *_extra(unit, extra), FRAMES=relation.frames, TOKENS=relation.tokens,
-        **relation.walk(q.shape, config["BLOCK_K"], [k, v]), **_constants(q, unit, scale), **_blocks(config),
+        **relation.walk(q.shape, config["BLOCK_K"], [k, v], extra or ()),
+        **_constants(q, unit, scale), **_blocks(config),
     )
 
 

@@ -58,11 +58,17 @@ class Relation:
         rows = self.rows(shape)
         return prod(shape[:5]) // rows * -(-rows // block)
 
-    def walk(self, shape: Sequence[int], block: int, listed: Sequence[Tensor]) -> dict[str, Any]:
-        """How the kernels walk a frame list in tiles of ``block`` rows of the tensors ``listed``, as seen."""
+    def walk(
+        self, shape: Sequence[int], block: int, listed: Sequence[Tensor], extra: Sequence[Tensor] = ()
+    ) -> dict[str, Any]:
+        """How the kernels walk a frame list in tiles of ``block`` rows of the tensors ``listed``, as seen.
+
+        ``extra``: tensors (B, L, H, D) walked besides.
+        """
+        steps = [x.stride(3) for x in listed] + [x.stride(1) for x in extra]
         return {
             "SPAN": self._span(shape, block, [x.stride() for x in listed]),
-            "WIDE": any(block * x.stride(3) >= _INT32_RANGE for x in listed),
+            "WIDE": any(block * step >= _INT32_RANGE for step in steps),
             "TAIL": self.keys(shape) % block != 0,
         }
 
