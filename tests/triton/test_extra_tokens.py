@@ -102,14 +102,14 @@ def test_low_precision_over_many_tiles(dtype):
 
 @pytest.mark.parametrize("axes", ["v", "t", "vt", "v|t"])
 def test_any_axes_where_a_frame_is_one_token(axes):
-    check_random(axes, (1, 2, 3, 1, 1, 16), 5)
+    check_random(axes, (1, 2, 2, 1, 1, 16), 5)
 
 
 @pytest.mark.parametrize("extra_tokens", [32, 37])
 @pytest.mark.parametrize("tokens", [16, 19])
 def test_whole_tiles_and_tails(tiles_of_16, tokens, extra_tokens):
     tiles_of_16()
-    check_random("vn", (1, 2, 1, tokens, 1, 16), extra_tokens)
+    check_random("n", (1, 1, 1, tokens, 1, 16), extra_tokens)
 
 
 @pytest.mark.parametrize("layout, extra", [
@@ -131,8 +131,8 @@ def test_tokens_further_apart_than_int32_reaches(monkeypatch):
 
 
 def test_distance_of_extra_tokens_decides_about_int32():
-    x, near = torch.zeros(1, 2, 1, 5, 1, 16), torch.zeros(1, 3, 1, 16)
-    far = torch.zeros(1).expand(1, 3, 1, 16).as_strided((1, 3, 1, 16), (0, 2**25, 0, 0))
+    x = torch.zeros(1, 2, 1, 5, 1, 16)
+    near, far = (torch.empty_strided((1, 3, 1, 16), (0, step, 0, 1), device="meta") for step in (2**25 - 1, 2**25))
     walk = triton_extra.EVERY_TOKEN.walk
     assert not walk(x.shape, 64, [x], [near])["WIDE"] and walk(x.shape, 64, [x], [near, far])["WIDE"]
 
@@ -152,7 +152,8 @@ def test_gradients_of_extra_tokens_from_chunks_of_queries(tiles_of_16, monkeypat
 
 
 @pytest.mark.parametrize("shape", [
-    (1, 8, 8, 576, 16, 64), (2, 8, 5, 3600, 24, 128), (1, 1, 1, 1, 1, 1), (1, 2, 3, 65, 1, 40), (8, 8, 8, 1024, 40, 256),
+    (1, 8, 8, 576, 16, 64), (2, 8, 5, 3600, 24, 128), (1, 1, 1, 1, 1, 1), (1, 2, 3, 65, 1, 40),
+    (8, 8, 8, 1024, 40, 256),
 ], ids=str)
 @pytest.mark.parametrize("extra_tokens", [1, 77, 226, 4096])
 def test_chunks_cover_the_queries_within_the_scratch(shape, extra_tokens):
@@ -188,8 +189,7 @@ def test_descriptors_give_the_bits_of_pointers(tiles_of_16):
     assert all(bitwise_equal(*pair) for pair in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("chunks", [1, 2])
-@pytest.mark.parametrize("axes", ["vn", "vn|tn"])
+@pytest.mark.parametrize("axes, chunks", [("vn", 2), ("vn|tn", 1)])
 def test_writes_its_outputs_and_nothing_else(tiles_of_16, monkeypatch, axes, chunks):
     tiles_of_16()
     monkeypatch.setattr(triton_extra, "_PROGRAMS", 2 * chunks)
