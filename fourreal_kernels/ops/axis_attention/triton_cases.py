@@ -3,6 +3,7 @@
 Buckets: head dims up to 64, 128 and 256 in bf16, each compiled at its largest; up to 128 and 256 in IEEE fp32. Frame
 lists of the union (view attention for both streams) whose tiles may touch two frames, with a tail: the most registers.
 Extra tokens take the same configurations: each kernel at the head dims, of 64 and 128, that take the most registers.
+Above 128, bf16 on sm_90, the forward kernel and that of dQ spill with them.
 """
 
 from __future__ import annotations
