@@ -10,7 +10,7 @@ namespace fourreal::cuda {
 constexpr int kMapDims = 5;
 
 // What the driver encodes; kernels take it by its address among their parameters.
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
     std::uint64_t words[16];
 };
 
