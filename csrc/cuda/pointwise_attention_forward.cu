@@ -76,7 +76,20 @@ struct Forward {
     }
 };
 
+bool is_pointwise(const AttentionAxes& axes) {
+    for (int i = 0; i < axes.count; ++i)
+        if (axes.groups[i].token) return false;
+    return true;
+}
+
 }  // namespace
+
+const char* pointwise_attention_refusal(const AttentionShape& shape) {
+    if (shape.dtype == DType::kFloat64) return "dtype: its kernels compute in float32, the call is float64";
+    if (!is_pointwise(shape.axes)) return "axes: its kernels take 'v', 't', 'vt' and 'v|t'";
+    if (shape.sizes[kAttChannel] > kMostChannels) return "sizes: its kernels take head dims up to 256";
+    return nullptr;
+}
 
 int pointwise_attention_forward(const AttentionForward& args, std::int64_t shared_bytes, void* stream) {
     const PointwiseAxes axes = pointwise_axes(args.shape, args.q.strides);
