@@ -5,9 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "arguments.hpp"
+#include "attention_arguments.hpp"
 #include "cpu_module.hpp"
-#include "fourreal/axis_attention.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -15,112 +14,36 @@ using namespace py::literals;
 namespace fourreal::bindings {
 namespace {
 
-// Address and strides in elements: 6 of an attention input (the last one 1), 5 of a log-sum-exp.
-using Tensor = std::pair<Address, Integers>;
-
-AxisGroup axis_group(const std::string& letters) {
-    AxisGroup group;
-    for (char letter : letters) {
-        if (letter != 'v' && letter != 't' && letter != 'n')
-            throw std::invalid_argument("axes: expected letters of 'v', 't', 'n', got '" + letters + "'");
-        (letter == 'v' ? group.view : letter == 't' ? group.time : group.token) = true;
-    }
-    return group;
-}
-
-AttentionAxes attention_axes(const std::string& axes) {
-    const std::size_t bar = axes.find('|');
-    if (bar == std::string::npos) return {{axis_group(axes), {}}, 1};
-    return {{axis_group(axes.substr(0, bar)), axis_group(axes.substr(bar + 1))}, 2};
-}
-
-AttentionShape attention_shape(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale) {
-    AttentionShape shape;
-    shape.dtype = dtype_argument(dtype);
-    if (sizes.size() != kAttentionAxes)
-        throw std::invalid_argument("sizes: expected 6 integers (B, V, T, N, H, D), got " + std::to_string(sizes.size()));
-    for (int axis = 0; axis < kAttentionAxes; ++axis) {
-        if (sizes[axis] < 1)
-            throw std::invalid_argument("sizes: expected every size to be at least 1, got " + std::to_string(sizes[axis]));
-        shape.sizes[axis] = sizes[axis];
-    }
-    shape.axes = attention_axes(axes);
-    shape.scale = scale;
-    if (const char* refusal = cpu::axis_attention_refusal(shape)) throw std::invalid_argument(refusal);
-    return shape;
-}
-
-template <typename Pointer>
-AttentionTensor<Pointer> attention_tensor(const char* name, const Tensor& tensor, const AttentionShape& shape) {
-    const Integers& strides = tensor.second;
-    if (tensor.first == 0) throw std::invalid_argument(std::string(name) + ": expected the address of a tensor, got 0");
-    if (strides.size() != kAttentionAxes - 1 && strides.size() != kAttentionAxes)
-        throw std::invalid_argument(std::string(name) + ": expected 5 or 6 strides, got " + std::to_string(strides.size()));
-    if (strides.size() == kAttentionAxes && shape.sizes[kAttChannel] > 1 && strides[kAttChannel] != 1)
-        throw std::invalid_argument(std::string(name) + ": expected stride 1 for the last axis, got " +
-                                    std::to_string(strides[kAttChannel]) + "; pass a tensor with a contiguous last dimension");
-    AttentionTensor<Pointer> result;
-    result.data = reinterpret_cast<Pointer>(tensor.first);
-    for (int axis = 0; axis < kAttentionAxes - 1; ++axis) result.strides[axis] = strides[axis];
-    return result;
-}
-
-AttentionInput input(const char* name, const Tensor& tensor, const AttentionShape& shape) {
-    return attention_tensor<const void*>(name, tensor, shape);
-}
-
-AttentionOutput output(const char* name, const Tensor& tensor, const AttentionShape& shape) {
-    return attention_tensor<void*>(name, tensor, shape);
-}
-
 void require_memory(bool enough) {
     if (!enough) throw std::bad_alloc();
 }
 
-AttentionForward forward_arguments(const AttentionShape& shape, const std::array<Tensor, 5>& tensors) {
-    AttentionForward args;
-    args.shape = shape;
-    args.q = input("q", tensors[0], shape);
-    args.k = input("k", tensors[1], shape);
-    args.v = input("v", tensors[2], shape);
-    args.out = output("out", tensors[3], shape);
-    args.lse = output("lse", tensors[4], shape);
-    return args;
+AttentionShape cpu_shape(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale) {
+    return attention_shape(dtype, sizes, axes, scale, cpu::axis_attention_refusal);
 }
 
 void forward(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale,
-             const std::array<Tensor, 5>& tensors, const std::string& instruction_set) {
-    const AttentionForward args = forward_arguments(attention_shape(dtype, sizes, axes, scale), tensors);
+             const std::array<AttentionArgument, 5>& tensors, const std::string& instruction_set) {
+    const AttentionForward args = forward_arguments(cpu_shape(dtype, sizes, axes, scale), tensors, Lse::kRequired);
     const cpu::InstructionSet set = instruction_set_argument(instruction_set);
     py::gil_scoped_release release;
     require_memory(cpu::axis_attention_forward(args, set));
 }
 
 void forward_pair(const std::string& dtype, const Integers& sizes, const std::array<std::string, 2>& axes, float scale,
-                  const std::array<Tensor, 5>& first, const std::array<Tensor, 5>& second,
+                  const std::array<AttentionArgument, 5>& first, const std::array<AttentionArgument, 5>& second,
                   const std::string& instruction_set) {
-    const AttentionForward a = forward_arguments(attention_shape(dtype, sizes, axes[0], scale), first);
-    const AttentionForward b = forward_arguments(attention_shape(dtype, sizes, axes[1], scale), second);
+    const AttentionForward a = forward_arguments(cpu_shape(dtype, sizes, axes[0], scale), first, Lse::kRequired);
+    const AttentionForward b = forward_arguments(cpu_shape(dtype, sizes, axes[1], scale), second, Lse::kRequired);
     const cpu::InstructionSet set = instruction_set_argument(instruction_set);
     py::gil_scoped_release release;
     require_memory(cpu::axis_attention_forward_pair(a, b, set));
 }
 
 void backward(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale,
-              const std::array<Tensor, 10>& tensors, const std::string& instruction_set) {
-    const AttentionShape shape = attention_shape(dtype, sizes, axes, scale);
-    AttentionBackward args;
-    args.shape = shape;
-    args.grad_out = input("grad_out", tensors[0], shape);
-    if (tensors[1].first != 0) args.grad_lse = input("grad_lse", tensors[1], shape);
-    args.q = input("q", tensors[2], shape);
-    args.k = input("k", tensors[3], shape);
-    args.v = input("v", tensors[4], shape);
-    args.out = input("out", tensors[5], shape);
-    args.lse = input("lse", tensors[6], shape);
-    args.dq = output("dq", tensors[7], shape);
-    args.dk = output("dk", tensors[8], shape);
-    args.dv = output("dv", tensors[9], shape);
+              const std::array<AttentionArgument, 10>& tensors, const std::string& instruction_set) {
+    const AttentionShape shape = cpu_shape(dtype, sizes, axes, scale);
+    const AttentionBackward args = backward_arguments(shape, tensors);
     const cpu::InstructionSet set = instruction_set_argument(instruction_set);
     py::gil_scoped_release release;
     require_memory(cpu::axis_attention_backward(args, set));
