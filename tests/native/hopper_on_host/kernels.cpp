@@ -1,6 +1,6 @@
 // The Hopper kernels, compiled for the host.
 #define FOURREAL_HOPPER_EMULATION "emulation.hpp"
-#include "../../../csrc/cuda/hopper_attention.cu"
+#include <hopper_attention.cu>
 
 namespace hopper_on_host {
 
