@@ -1,4 +1,4 @@
-"""The Hopper kernels compiled for the host with the emulation of their instructions: needs g++ and pybind11, no nvcc."""
+"""The Hopper kernels compiled for the host, their instructions emulated: needs g++ and pybind11, no nvcc."""
 
 from __future__ import annotations
 

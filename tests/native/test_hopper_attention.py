@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
+import fourreal_kernels as fk
 from attention_cases import dense_attention, dense_in_fp64, random_qkv
 from cuda_on_host import gpu_library, run_backends_on_host
 from hopper_on_host import EAGER, LAZY, RANDOM, ROOT, compile_kernels, hopper_library, link_module, microtests
 from op_layouts import LAYOUTS
 from op_numerics import assert_close_as_pytorch, bitwise_equal, dtype_name
-from torch import Tensor
-
-import fourreal_kernels as fk
 
 AXES = ("vn", "tn", "vn|tn")
 # The last has more keys than two stages hold, tails of frames, and more tiles than blocks.
@@ -154,10 +154,10 @@ FAULTS = {
     "the offsets of the MN-major descriptor are exchanged": (
         "hopper_layout.hpp", "matrix_descriptor(tile, panel_bytes, kSwizzleBytes)",
         "matrix_descriptor(tile, kSwizzleBytes, panel_bytes)"),
-    "keys are released before the product has read them": (
+    "values are released before the product has read them": (
         "hopper_attention_kernel.cuh",
-        "        wgmma_wait<1>(consumer.scores);\n        release(Config::kKeyEmpty, ring.stage);",
-        "        release(Config::kKeyEmpty, ring.stage);\n        wgmma_wait<1>(consumer.scores);"),
+        "        wgmma_wait<0>(consumer.outputs);\n        release(Config::kValueEmpty, last.stage);",
+        "        release(Config::kValueEmpty, last.stage);\n        wgmma_wait<0>(consumer.outputs);"),
     "a barrier waits for more warps than arrive": (
         "hopper_attention_kernel.cuh", "kValueEmpty + 8 * stage, Config::kConsumers * 4)",
         "kValueEmpty + 8 * stage, Config::kConsumers * 4 + 1)"),

@@ -1,6 +1,6 @@
 """Attention over whole frames by the Hopper kernel (compute capability 9.0): forward only, tensors in place.
 
-The kernel copies boxes of the tensors by tensor maps, which take any order of the axes but not every stride; a call with
+The kernel copies boxes of the tensors by tensor maps, which take any order of the axes but not every stride. A call with
 others is refused when it is made, as strides are no part of an :class:`AttentionCall`. It has not run on a GPU.
 """
 

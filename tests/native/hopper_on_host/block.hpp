@@ -1,8 +1,8 @@
 // A block of threads on the host: each thread is a fiber with its own stack, and one runs at a time.
 //
-// A thread that waits gives up its turn until its condition holds. Asynchronous copies are queued. Which thread or copy comes
-// next is the order's choice: copies at once (0), copies only when no thread can run (1), or by a random number generator with
-// that seed. When nothing can run any more, the program ends with what each warp waits for.
+// A thread that waits gives up its turn until its condition holds. Copies and warpgroup products are queued. What comes next is
+// the order's choice: copies and products at once (0); only when no thread can run, copies before products (1); or by a random
+// number generator with that seed. When nothing can run any more, the program ends with what each warp waits for.
 #pragma once
 
 #include <ucontext.h>
@@ -48,7 +48,7 @@ struct Block {
     std::mt19937 random;
     std::vector<Fiber> fibers;
     std::vector<Meeting> warps;
-    std::deque<std::function<void()>> copies;
+    std::deque<std::function<void()>> copies, products;
     ucontext_t scheduler;
     std::function<void()> body;
     // Two views of shared memory: what threads have written, and what of it the copy engine and wgmma see.
@@ -129,22 +129,28 @@ inline void report_deadlock() {
     stop(message);
 }
 
-inline void run_copy() {
+// Makes one queued copy or product.
+inline void run_queued() {
     Block& b = *block;
-    const std::size_t chosen = b.order == kLazy ? 0 : b.random() % b.copies.size();
-    const std::function<void()> copy = std::move(b.copies[chosen]);
-    b.copies.erase(b.copies.begin() + static_cast<std::ptrdiff_t>(chosen));
-    copy();
+    const bool lazy = b.order == kLazy;
+    const bool from_copies = !b.copies.empty() && (lazy || b.products.empty() || b.random() % 2 == 0);
+    auto& queue = from_copies ? b.copies : b.products;
+    const std::size_t chosen = lazy ? 0 : b.random() % queue.size();
+    const std::function<void()> run = std::move(queue[chosen]);
+    queue.erase(queue.begin() + static_cast<std::ptrdiff_t>(chosen));
+    run();
 }
+
+inline bool anything_queued() { return !block->copies.empty() || !block->products.empty(); }
 
 inline void run_fibers() {
     Block& b = *block;
     const int threads = static_cast<int>(b.fibers.size());
     const bool random = b.order != kEager && b.order != kLazy;
-    for (int left = threads, idle = 0; left > 0;) {
-        // Random orders start each round at another thread, warp by warp, and let copies pass in between.
+    for (int left = threads; left > 0;) {
+        // Random orders start each round at another thread, warp by warp, and let queued work pass in between.
         const int start = random ? static_cast<int>(b.random() % (threads / kWarp)) * kWarp : 0;
-        if (random && !b.copies.empty() && b.random() % 2 == 0) run_copy();
+        if (random && anything_queued() && b.random() % 2 == 0) run_queued();
         bool ran = false;
         for (int i = 0; i < threads; ++i) {
             const int thread = (start + i) % threads;
@@ -156,10 +162,9 @@ inline void run_fibers() {
             ran = true;
             left -= fiber.done;
         }
-        idle = ran ? 0 : idle + 1;
         if (ran) continue;
-        if (b.copies.empty()) report_deadlock();
-        run_copy();
+        if (!anything_queued()) report_deadlock();
+        run_queued();
     }
 }
 
@@ -185,7 +190,7 @@ inline void run_block(int index, int count, int threads, int shared_bytes, Order
         makecontext(&fiber.context, fiber_main, 0);
     }
     run_fibers();
-    while (!b.copies.empty()) run_copy();
+    while (anything_queued()) run_queued();
     block = nullptr;
 }
 

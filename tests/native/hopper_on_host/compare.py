@@ -1,4 +1,4 @@
-"""``python compare.py MODULE``: exit status 1 if a `_cuda` module's Hopper attention is wrong, 86 if its kernel stops."""
+"""``python compare.py MODULE``: exit status 1 if the module's attention is wrong, 86 if its kernel stops."""
 
 from __future__ import annotations
 

@@ -198,9 +198,8 @@ inline void multiply_warp(const std::vector<Product>& lanes, int warp) {
         }
 }
 
-// Completes groups of the current thread's warp until `left` are pending.
-inline void finish_groups(std::size_t left) {
-    const std::size_t warp = static_cast<std::size_t>(block->current / kWarp);
+// Completes groups of a warp until `left` are pending.
+inline void finish_groups(std::size_t warp, std::size_t left) {
     ThreadProducts* lanes = &products[warp * kWarp];
     while (lanes[0].groups.size() > left) {
         for (std::size_t i = 0; i < lanes[0].groups.front().size(); ++i) {
@@ -362,14 +361,19 @@ inline void wgmma_commit() {
     own.groups.push_back(std::move(own.open));
     own.open.clear();
     own.fenced = false;
-    // As early as the hardware may: at once; or as late as it may: when the thread waits.
-    const bool early = host::block->order == host::kEager;
-    if (early) host::meet("wgmma.commit_group", 0, [] { host::finish_groups(0); });
+    // As early as the hardware may: at once; or as late as it may: when the threads wait.
+    const std::size_t warp = static_cast<std::size_t>(thread_index() / host::kWarp);
+    if (host::block->order == host::kEager)
+        host::meet("wgmma.commit_group", 0, [warp] { host::finish_groups(warp, 0); });
 }
 
 template <int kPending, int kCount>
 void wgmma_wait(float (&)[kCount]) {
-    host::meet("wgmma.wait_group", kPending, [] { host::finish_groups(kPending); });
+    const std::size_t warp = static_cast<std::size_t>(thread_index() / host::kWarp);
+    host::meet("wgmma.wait_group", kPending,
+               [warp] { host::block->products.push_back([warp] { host::finish_groups(warp, kPending); }); });
+    const host::ThreadProducts& own = host::products[static_cast<std::size_t>(thread_index())];
+    host::wait_until("wgmma.wait_group", [&own] { return own.groups.size() <= static_cast<std::size_t>(kPending); });
 }
 
 template <typename T, int kColumns>
