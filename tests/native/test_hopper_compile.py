@@ -88,6 +88,6 @@ def test_attention_shared_memory_fits(folder):
 def test_other_chips_get_empty_kernels(folder, arch):
     """They have none of the instructions; the host refuses to launch there."""
     cubin, messages = compiled("hopper_attention", arch, folder)
-    assert set(re.findall(r"Used (\d+) registers, used (\d+) barriers", messages)) <= {("4", "0"), ("2", "0"), ("8", "0")}
+    assert set(re.findall(r"used (\d+) barriers", messages)) == {"0"}
     for code in functions_of(cubin).values():
         assert not re.search(r"HGMMA|UTMA|SYNCS|STG|LDG|BAR", code)

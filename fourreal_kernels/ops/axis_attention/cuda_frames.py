@@ -1,7 +1,8 @@
 """Attention over whole frames by the Hopper kernel (compute capability 9.0): forward only, tensors in place.
 
-The kernel copies boxes of the tensors by tensor maps, which take any order of the axes but not every stride. A call with
-others is refused when it is made, as strides are no part of an :class:`AttentionCall`. It has not run on a GPU.
+The kernel copies boxes of the tensors by tensor maps, which take any order of the axes but not every stride. A call
+with others is refused when it is made, as strides are no part of an :class:`AttentionCall`. The kernel has run in an
+emulation of its instructions, not on a GPU.
 """
 
 from __future__ import annotations
