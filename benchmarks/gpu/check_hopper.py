@@ -36,7 +36,8 @@ def jobs(settings: Settings) -> Iterator[Job]:
         shape = (2, 3, 2, 8 if settings.small else 40, _HEADS, 64)
         yield f"layout {layout}", lambda x=layout, s=shape: _check(backend, "vn|tn", s, torch.bfloat16, x)
     for head_dim in (64, 128):
-        yield f"two streams, D {head_dim}", lambda d=head_dim, n=8 if settings.small else 104: _two_streams(backend, (1, 3, 5, n, _HEADS, d))
+        shape = (1, 3, 5, 8 if settings.small else 104, _HEADS, head_dim)
+        yield f"two streams, D {head_dim}", lambda s=shape: _two_streams(backend, s)
     if settings.small:
         return
     for head_dim in (64, 128):

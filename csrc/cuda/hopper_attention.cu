@@ -148,7 +148,9 @@ int launch(const AttentionForward& first, const AttentionForward* second, void* 
 template <typename T>
 int launch_head_dim(const AttentionForward& first, const AttentionForward* second, void* stream) {
     if (first.shape.sizes[kAttChannel] == 64) return launch<HopperConfig<T, 64, 128, 3>>(first, second, stream);
-    return launch<HopperConfig<T, 128, 128, 2>>(first, second, stream);
+    const int keys = frame_map(first.shape).key_rows() + (second ? frame_map(second->shape).key_rows() : 0);
+    if (cheaper_key_tile(keys, 128, 192) == 128) return launch<HopperConfig<T, 128, 128, 2>>(first, second, stream);
+    return launch<HopperConfig<T, 128, 192, 2>>(first, second, stream);
 }
 
 constexpr int kMostTileRows = 192;

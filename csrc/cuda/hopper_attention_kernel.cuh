@@ -86,6 +86,23 @@ struct RingPosition {
     }
 };
 
+// Named barriers: one that a consumer warpgroup shares with nobody, and one at which it waits for its turn.
+FOURREAL_DEVICE int own_barrier(int warpgroup) { return 1 + warpgroup; }
+template <typename Config>
+FOURREAL_DEVICE int turn_barrier(int warpgroup) {
+    return 1 + Config::kConsumers + warpgroup;
+}
+
+// The turn goes around: each warpgroup waits for it as often as it passes it on.
+template <typename Config>
+FOURREAL_DEVICE void wait_for_turn(int warpgroup) {
+    named_sync(turn_barrier<Config>(warpgroup), 256);
+}
+template <typename Config>
+FOURREAL_DEVICE void pass_turn(int warpgroup) {
+    named_arrive(turn_barrier<Config>(warpgroup + 1 < Config::kConsumers ? warpgroup + 1 : 0), 256);
+}
+
 template <typename Config>
 FOURREAL_DEVICE void initialise_barriers(std::uint32_t shared) {
     barrier_init(shared + Config::kQueryFull, 1);
@@ -319,8 +336,8 @@ FOURREAL_DEVICE void store_lse(const Consumer<Config>& consumer, const HopperStr
 // All keys of one tile of queries: leaves the consumer with unnormalised outputs and whole sums.
 template <typename Config>
 FOURREAL_DEVICE void attend(Consumer<Config>& consumer, const HopperParameters& parameters, const FrameMap& frames,
-                            std::uint32_t shared, std::uint32_t own_queries, int query_parity,
-                            RingPosition<Config::kStages>& ring) {
+                            std::uint32_t shared, int warpgroup, int query_parity, RingPosition<Config::kStages>& ring) {
+    const std::uint32_t own_queries = shared + warpgroup * (kWgmmaRows * kPanelRowBytes);
     const auto keys = [&](int stage) { return shared + Config::kKeys + stage * Config::kKeyBytes; };
     const auto values = [&](int stage) { return shared + Config::kValues + stage * Config::kKeyBytes; };
     const auto release = [&](int barriers, int stage) {
@@ -346,9 +363,11 @@ FOURREAL_DEVICE void attend(Consumer<Config>& consumer, const HopperParameters& 
         const RingPosition<Config::kStages> last = ring;
         ring.advance();
         barrier_wait(shared + Config::kKeyFull + 8 * ring.stage, ring.parity);
+        wait_for_turn<Config>(warpgroup);
         consumer.issue_scores(own_queries, keys(ring.stage));
         barrier_wait(shared + Config::kValueFull + 8 * last.stage, last.parity);
         consumer.issue_outputs(values(last.stage));
+        pass_turn<Config>(warpgroup);
         wgmma_wait<1>(consumer.scores);
         release(Config::kKeyEmpty, ring.stage);
         finish_scores(first);
@@ -375,10 +394,10 @@ FOURREAL_DEVICE void finish_tile(Consumer<Config>& consumer, const HopperParamet
     const FrameMap& frames = parameters.tiles.maps[tile.stream];
     const HopperStream& stream = parameters.streams[tile.stream];
     // The other warps' products may still read q until they come to the barrier.
-    named_sync(1 + warpgroup, 128);
+    named_sync(own_barrier(warpgroup), 128);
     consumer.stage_outputs(shared, row_of_tile, lane);
     fence_shared_writes();
-    named_sync(1 + warpgroup, 128);
+    named_sync(own_barrier(warpgroup), 128);
     if (warp == 0) {
         store_boxes<Config>(stream, frames, tile, shared, warpgroup, lane, parameters.query_box);
         if (lane == 0) barrier_arrive(shared + Config::kQueryEmpty);
@@ -388,14 +407,14 @@ FOURREAL_DEVICE void finish_tile(Consumer<Config>& consumer, const HopperParamet
 
 template <typename Config>
 FOURREAL_DEVICE void consume(const HopperParameters& parameters, std::uint32_t shared, int warpgroup) {
-    const std::uint32_t own_queries = shared + warpgroup * (kWgmmaRows * kPanelRowBytes);
     Consumer<Config> consumer;
     RingPosition<Config::kStages> ring;
     int query_parity = 0;
+    if (warpgroup + 1 == Config::kConsumers) pass_turn<Config>(warpgroup);  // the first turn is the first warpgroup's
     const int tiles = parameters.tiles.tiles();
     for (int index = block_index(); index < tiles; index += block_count()) {
         const FrameMap& frames = parameters.tiles.maps[parameters.tiles.tile(index).stream];
-        attend(consumer, parameters, frames, shared, own_queries, query_parity, ring);
+        attend(consumer, parameters, frames, shared, warpgroup, query_parity, ring);
         finish_tile(consumer, parameters, parameters.tiles.tile(recompute(index)), shared, warpgroup, thread_index() % 128);
         query_parity ^= 1;
     }

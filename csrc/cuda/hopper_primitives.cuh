@@ -58,6 +58,11 @@ FOURREAL_DEVICE void named_sync(int barrier, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
+// Counts as having come to the barrier, without waiting there.
+FOURREAL_DEVICE void named_arrive(int barrier, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 // An mbarrier's phase ends when `arrivals` threads have arrived and all bytes that were announced have been copied.
 FOURREAL_DEVICE void barrier_init(std::uint32_t barrier, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");

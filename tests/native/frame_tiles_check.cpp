@@ -116,12 +116,22 @@ void check_fit() {
     }
 }
 
+void check_key_tile() {
+    const int expected[][2] = {{8, 128}, {512, 128}, {576, 192}, {4608, 192}, {8640, 192}, {1024, 128}};
+    for (const auto& pair : expected)
+        if (cheaper_key_tile(pair[0], 128, 192) != pair[1]) {
+            std::printf("cheaper_key_tile of %d rows\n", pair[0]);
+            std::exit(1);
+        }
+}
+
 }  // namespace
 
 int main() {
     int combinations = 0;
     const int grids[][2] = {{1, 1}, {1, 5}, {4, 1}, {2, 3}, {3, 2}, {5, 4}, {8, 8}};
     check_fit();
+    check_key_tile();
     for (const auto& grid : grids)
         for (int tokens : {1, 7, 8, 40, 63, 64, 65, 100, 240, 390, 576, 1560})
             for (int query_tile : {128, 192})

@@ -24,9 +24,9 @@ from op_layouts import LAYOUTS
 from op_numerics import assert_close_as_pytorch, bitwise_equal, dtype_name
 
 AXES = ("vn", "tn", "vn|tn")
-# The last has more keys than two stages hold, tails of frames, and more tiles than blocks.
+# The last two have more keys than two stages hold, in tiles of 128 and 192; tails of frames, more tiles than blocks.
 SHAPES = ((1, 1, 1, 1, 1, 64), (1, 2, 3, 8, 2, 128), (1, 3, 2, 64, 1, 128), (2, 1, 4, 40, 1, 64), (1, 3, 1, 65, 2, 128),
-          (1, 3, 5, 100, 1, 64))
+          (1, 3, 5, 100, 1, 64), (1, 8, 1, 120, 1, 128))
 BLOCKS = 2
 
 

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {name: ROOT / folder / f"{name}.cu" for name, folder in
            (("hopper_attention", "csrc/cuda"), ("hopper_microtests", "tests/native"))}
-# float16 and bfloat16, D = 64 and 128
-ATTENTION_KERNELS = 4
+# float16 and bfloat16, D = 64, and D = 128 with 128 and 192 keys in a tile
+ATTENTION_KERNELS = 6
 SHARED_LIMIT = 232_448
 
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
@@ -66,11 +66,11 @@ def test_attention_has_hopper_instructions(folder):
     kernels = functions_of(compiled("hopper_attention", "sm_90a", folder)[0])
     assert len(kernels) == ATTENTION_KERNELS
     for name, code in kernels.items():
-        head_dim = int(re.search(r"Li(64|128)ELi", name)[1])
+        head_dim, keys = map(int, re.search(r"Li(64|128)ELi(128|192)E", name).groups())
         kind = "BF16" if "BFloat16" in name else "F16|F32"
-        # of a first tile, of the loop over the others, and of the last probabilities
-        assert len(re.findall(r"HGMMA\.64x128x16\.F32", code)) >= 2 * head_dim // 16, name
-        assert len(re.findall(rf"HGMMA\.64x{head_dim}x16\.F32\S* .*tnspB", code)) == 2 * 128 // 16, name
+        # scores of the first key tile and of the others; outputs of the last and of the others
+        assert len(re.findall(rf"HGMMA\.64x{keys}x16\.F32(?!.*tnspB)", code)) == 2 * head_dim // 16, name
+        assert len(re.findall(rf"HGMMA\.64x{head_dim}x16\.F32\S* .*tnspB", code)) == 2 * keys // 16, name
         assert re.search(rf"HGMMA\S*\.(?:{kind})", code), name
         for instruction in ("UTMALDG.5D", "UTMASTG.5D", "USETMAXREG", "SYNCS.PHASECHK", "MUFU.EX2"):
             assert instruction in code, (name, instruction)

@@ -35,6 +35,14 @@ FOURREAL_HOST_DEVICE constexpr int frame_box_rows(int tokens, int tile_rows) {
     return greatest_common_divisor(frame_rows(tokens), tile_rows);
 }
 
+// Which of two tiles of keys costs less: rows in whole tiles, and what a tile costs besides, taken as that of 24 rows.
+FOURREAL_HOST_DEVICE constexpr int cheaper_key_tile(int key_rows, int small, int large) {
+    constexpr int kRowsOfATile = 24;
+    const std::int64_t in_small = std::int64_t{(key_rows + small - 1) / small} * (small + kRowsOfATile);
+    const std::int64_t in_large = std::int64_t{(key_rows + large - 1) / large} * (large + kRowsOfATile);
+    return in_large < in_small ? large : small;
+}
+
 struct FrameShape {
     int batch, views, times, tokens, heads;
 };

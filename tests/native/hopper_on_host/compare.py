@@ -9,7 +9,7 @@ import torch
 
 
 def main() -> int:
-    """Six key tiles of 128 rows, D = 128: the ring of two stages turns three times."""
+    """Four key tiles of 192 rows, D = 128: the ring of two stages turns twice."""
     spec = importlib.util.spec_from_file_location("_cuda", sys.argv[1])
     library = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(library)

@@ -257,14 +257,19 @@ inline std::uint32_t load_shared(std::uint32_t address) {
     return value;
 }
 
+// Returns whether the barrier is complete.
+inline bool named_arrive(int barrier, int threads) {
+    auto& named = host::block->named[barrier];
+    if (++named.arrived < threads) return false;
+    named.arrived = 0;
+    ++named.generation;
+    return true;
+}
+
 inline void named_sync(int barrier, int threads) {
     auto& named = host::block->named[barrier];
     const int generation = named.generation;
-    if (++named.arrived == threads) {
-        named.arrived = 0;
-        ++named.generation;
-        return;
-    }
+    if (named_arrive(barrier, threads)) return;
     host::wait_until("bar.sync", [&named, generation] { return named.generation != generation; });
 }
 
