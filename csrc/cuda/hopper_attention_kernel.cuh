@@ -205,6 +205,8 @@ struct Consumer {
 
     FOURREAL_DEVICE void issue_outputs(std::uint32_t values) {
         const std::uint64_t b = rows_descriptor(values, Config::kKeyPanelBytes);
+        pin_registers(outputs);
+        pin_registers(probabilities);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < Config::kKeyRows / kWgmmaDepth; ++step)

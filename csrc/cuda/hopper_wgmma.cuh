@@ -13,17 +13,27 @@
 
 namespace fourreal::cuda {
 
-// Registers that were written before the first product are seen by it; needed before the first and after other writes.
+// The compiler computes these registers before what follows, and uses what it finds in them afterwards.
+template <int kCount>
+FOURREAL_DEVICE void pin_registers(float (&registers)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+}
+template <int kCount>
+FOURREAL_DEVICE void pin_registers(std::uint32_t (&registers)[kCount]) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(registers[i])::"memory");
+}
+
+// Products see what was written to registers before; needed before the first product and after writes to their registers.
 FOURREAL_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 FOURREAL_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// Waits until at most kPending committed groups are still running. `d` are registers that a finished group wrote: the
-// compiler may not use them earlier.
+// Waits until at most kPending committed groups are still running; `d` are the registers that a finished group wrote.
 template <int kPending, int kCount>
 FOURREAL_DEVICE void wgmma_wait(float (&d)[kCount]) {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+    pin_registers(d);
 }
 
 template <typename T, int kColumns>

@@ -321,11 +321,12 @@ constexpr int kTiles = 23, kStages = 2, kTileBytes = 64 * kPanelRowBytes;
 
 struct RingTest {
     TensorMap map;
-    std::uint32_t* sums;  // of the words of each tile, by each warpgroup of consumers and lane group
+    std::uint32_t* sums;  // of the words of each tile, by each thread of the two consumer warpgroups
+    int box_rows;         // a tile's boxes are copied by as many lanes
 };
 
-// A producer warpgroup and two consumer warpgroups, as in the attention kernel: registers are handed over, tiles go through two
-// stages, every consumer warp frees a stage.
+// A producer warpgroup and two consumer warpgroups, as in the attention kernel: registers are handed over, tiles go
+// through two stages, every consumer warp frees a stage.
 __global__ void __launch_bounds__(384, 1) ring_kernel(const __grid_constant__ RingTest test) {
 #if defined(FOURREAL_HOPPER_BODY)
     const std::uint32_t tiles = shared_base(), full = tiles + kStages * kTileBytes, empty = full + 8 * kStages;
@@ -340,13 +341,17 @@ __global__ void __launch_bounds__(384, 1) ring_kernel(const __grid_constant__ Ri
     const int warpgroup = uniform(thread_index() / 128);
     if (warpgroup == 0) {
         give_registers<24>();
-        if (thread_index() == 0)
-            for (int tile = 0; tile < kTiles; ++tile) {
-                const int stage = tile % kStages, parity = tile / kStages % 2;
-                barrier_wait(empty + 8 * stage, parity ^ 1);
-                barrier_arrive_expecting(full + 8 * stage, kTileBytes);
-                tensor_load(tiles + stage * kTileBytes, &test.map, full + 8 * stage, 0, tile * 64, 0, 0, 0);
-            }
+        const int lane = thread_index(), first = lane * test.box_rows;
+        for (int tile = 0; lane < 32 && tile < kTiles; ++tile) {
+            const int stage = tile % kStages, parity = tile / kStages % 2;
+            barrier_wait(empty + 8 * stage, parity ^ 1);
+            if (lane == 0) barrier_arrive_expecting(full + 8 * stage, kTileBytes);
+            warp_sync();
+            if (first < 64)
+                tensor_load(tiles + stage * kTileBytes + first * kPanelRowBytes, &test.map, full + 8 * stage, 0,
+                            tile * 64 + first, 0, 0, 0);
+            warp_sync();
+        }
     } else {
         take_registers<240>();
         const int thread = thread_index() % 128;
@@ -365,15 +370,18 @@ __global__ void __launch_bounds__(384, 1) ring_kernel(const __grid_constant__ Ri
 #endif
 }
 
-Outcome ring() {
+Outcome ring_of(int box_rows) {
     std::vector<std::uint16_t> values(kTiles * 64 * kPanelColumns);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::uint16_t>(i * i % 65521);
     const Buffer<std::uint16_t> source(values);
     const Buffer<std::uint32_t> sums(std::vector<std::uint32_t>(kTiles * 2 * 128, 0xdeadbeef));
     RingTest test{};
-    const TensorMapLayout layout{{kPanelColumns, kTiles * 64, 1, 1, 1}, {kPanelColumns, 64, 64, 64}, {kPanelColumns, 64, 1, 1, 1}};
+    const TensorMapLayout layout{{kPanelColumns, kTiles * 64, 1, 1, 1},
+                                 {kPanelColumns, 64, 64, 64},
+                                 {kPanelColumns, static_cast<std::uint32_t>(box_rows), 1, 1, 1}};
     require(encode_tensor_map(&test.map, DType::kFloat16, source.data(), layout), "encode_tensor_map");
     test.sums = sums.data();
+    test.box_rows = box_rows;
     require(launch_persistent(ring_kernel, 1, 384, kSharedBytes, nullptr, test), "launch");
     std::vector<std::uint32_t> expected(kTiles * 2 * 128, 0);
     for (int tile = 0; tile < kTiles; ++tile)
@@ -395,7 +403,8 @@ struct Test {
 };
 
 const Test kTests[] = {{"tma_box", load_box},
-                       {"mbarrier_ring", ring},
+                       {"mbarrier_ring", [] { return ring_of(64); }},
+                       {"mbarrier_ring_lanes", [] { return ring_of(8); }},
                        {"wgmma_ss_bf16", product_of_shared<BFloat16>},
                        {"wgmma_ss_fp16", product_of_shared<Float16>},
                        {"wgmma_rs_bf16", product_of_registers<BFloat16>},

@@ -144,7 +144,7 @@ def test_refusals(device):
 def test_primitives():
     done = subprocess.run([str(microtests())], capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) == 9 and all(line["status"] == "ok" for line in lines), done.stdout + done.stderr
+    assert len(lines) == 10 and all(line["status"] == "ok" for line in lines), done.stdout + done.stderr
 
 
 # What the first run on a GPU could find, put into the source: the emulation has to notice each.

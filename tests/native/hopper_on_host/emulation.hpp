@@ -359,6 +359,9 @@ std::uint32_t pack_pair(float low, float high) {
     return static_cast<std::uint32_t>(store<T>(high)) << 16 | static_cast<std::uint32_t>(store<T>(low));
 }
 
+template <typename Register, int kCount>
+void pin_registers(Register (&)[kCount]) {}
+
 inline void wgmma_fence() { host::products[static_cast<std::size_t>(thread_index())].fenced = true; }
 
 inline void wgmma_commit() {
