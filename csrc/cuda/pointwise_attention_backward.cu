@@ -58,7 +58,8 @@ __device__ void take_softmax_gradient(const PointwiseLaunch<kOperands>& launch, 
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 4) pointwise_backward(const PointwiseLaunch<kOperands> launch) {
+__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 3)
+    pointwise_backward(const PointwiseLaunch<kOperands> launch) {
     FOURREAL_DYNAMIC_SHARED(unsigned char, shared);
     const PointwiseTiles& tiles = launch.tiles;
     const Rows<T> access(launch);
@@ -70,10 +71,11 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 4) pointwise_backward(c
 
     find_positions(launch, offsets);
     __syncthreads();
-    copy_rows<kQuery, 2>(launch, offsets, access, rows);
-    commit_copies();
-    copy_rows<kGradOut, 2>(launch, offsets, access, rows + 2 * elements);
-    commit_copies();
+#pragma unroll 1
+    for (int i = kQuery; i <= kValue; ++i) {
+        copy_rows(launch, offsets, access, i, rows + i * elements);
+        if (i % 2 == 1) commit_copies();  // q and k together, then grad_out and v
+    }
 #pragma unroll 1
     for (int product = 0; product < kMatrices; ++product) {
         if (product == 0) wait_for_copies<1>();

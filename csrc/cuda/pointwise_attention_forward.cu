@@ -41,7 +41,8 @@ __device__ void take_softmax(const PointwiseLaunch<kOperands>& launch, const std
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 4) pointwise_forward(const PointwiseLaunch<kOperands> launch) {
+__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, sizeof(T) == 2 ? 4 : 3)
+    pointwise_forward(const PointwiseLaunch<kOperands> launch) {
     FOURREAL_DYNAMIC_SHARED(unsigned char, shared);
     const PointwiseTiles& tiles = launch.tiles;
     const Rows<T> access(launch);
@@ -54,10 +55,11 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 4) pointwise_forward(co
 
     find_positions(launch, offsets);
     __syncthreads();
-    copy_rows<kQuery, 2>(launch, offsets, access, q);
-    commit_copies();
-    copy_rows<kValue, 1>(launch, offsets, access, v);
-    commit_copies();
+#pragma unroll 1
+    for (int i = kQuery; i <= kValue; ++i) {
+        copy_rows(launch, offsets, access, i, q + i * elements);
+        if (i != kQuery) commit_copies();  // q and k together, then v
+    }
     wait_for_copies<1>();
     __syncthreads();
     score_all(tiles, access, q, k, scores);

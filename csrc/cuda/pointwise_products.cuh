@@ -10,6 +10,13 @@ namespace fourreal::cuda {
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 
+// Keeps the conversion of a value out of the loops that use it: nvcc would rather repeat it than hold more registers.
+__device__ inline void hold([[maybe_unused]] float& value) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("" : "+f"(value));
+#endif
+}
+
 // Sums of the lanes' partial products; the lane with number l has that of query l % 8 in `partial[0]`.
 //
 // partial[i] of a lane belongs to query i ^ (lane % 8), so that a lane always keeps the first half and hands on the second.
@@ -34,8 +41,11 @@ __device__ void score_tile(const Rows<T>& access, const T* queries, const T* key
     const int turn = access.lane % kQueryTile;
     float q[kQueryTile][kLaneChannels];
 #pragma unroll
-    for (int i = 0; i < kQueryTile; ++i)
+    for (int i = 0; i < kQueryTile; ++i) {
         access.read(queries, tile.row(tile.first_query + min(i ^ turn, tile.queries - 1)), q[i]);
+#pragma unroll
+        for (float& value : q[i]) hold(value);
+    }
     const bool writes = active && access.lane < tile.queries;
     float* score = scores + tile.first_slot * columns + tile.first_column + turn * tile.column_step;
 #pragma unroll 2
@@ -121,12 +131,12 @@ __device__ void weigh_tile(const PointwiseTiles& tiles, const Rows<T>& access, c
         const int line_of_column = kOfKeys ? other : tile.line;
         float w[kQueryTile];
         load_weights(weights + slot * columns + tiles.column(tile.position, line_of_column, tile.first_query), w);
-        const int first_row = tiles.row(tile.position, other, tile.first_query);
+        int other_row = tiles.row(tile.position, other, tile.first_query);
 #pragma unroll
         for (int i = 0; i < kQueryTile; ++i) {
-            if (i >= tile.queries) continue;
             float row[kLaneChannels];
-            access.read(rows, first_row + i, row);
+            access.read(rows, other_row, row);
+            other_row += static_cast<int>(i + 1 < tile.queries);  // past the end of the line: its last row, for nothing
 #pragma unroll
             for (int e = 0; e < kLaneChannels; ++e) sums[i][e] = fmaf(w[i], row[e], sums[i][e]);
         }
