@@ -16,6 +16,7 @@ void require_success(const char* function, int error);
 DType cuda_dtype_argument(const std::string& name);
 
 void bind_pointwise_attention(pybind11::module_& module);
+void bind_qk_norm_rope(pybind11::module_& module);
 void bind_sync_exchange(pybind11::module_& module);
 
 }  // namespace fourreal::bindings
