@@ -16,15 +16,14 @@ constexpr int kMatrices = 1;
 __device__ void take_softmax(const PointwiseLaunch<kOperands>& launch, const std::int64_t* offsets, float* scores) {
     const PointwiseTiles& tiles = launch.tiles;
     const int columns = tiles.columns();
-    const float factor = launch.scale * kLog2E;
     for (int column = threadIdx.x; column < columns; column += blockDim.x) {
         const ColumnOwner owner = tiles.owner(column);
         if (!owner.is_query || !is_position(launch, owner.position)) continue;
         float* const score = scores + column;
-        const float largest = largest_score(tiles, owner, score, factor);
+        const float largest = largest_score(tiles, owner, score);
         float sum = 0.0f;
         for_slots(tiles, owner.line, [&](int slot) {
-            const float weight = exp2f(fmaf(score[slot * columns], factor, -largest));
+            const float weight = exp2f(score[slot * columns] - largest);
             score[slot * columns] = weight;
             sum += weight;
         });
@@ -62,7 +61,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpLanes, sizeof(T) == 2 ? 4 : 3)
     }
     wait_for_copies<1>();
     __syncthreads();
-    score_all(tiles, access, q, k, scores);
+    score_all(tiles, access, q, k, launch.scale * kLog2E, scores);
     wait_for_copies<0>();
     __syncthreads();
     take_softmax(launch, offsets, scores);

@@ -34,10 +34,11 @@ __device__ inline float sum_over_lanes(float (&partial)[kQueryTile], int lanes) 
     return sum;
 }
 
-// Scores of the tile's queries with all entries of their line. Every lane of a warp takes part; `active`: the result counts.
+// Products of the tile's queries with all entries of their line, times `factor`. Every lane of a warp takes part; `active`:
+// the result counts.
 template <typename T>
-__device__ void score_tile(const Rows<T>& access, const T* queries, const T* keys, const LineTile& tile, float* scores,
-                           int columns, bool active) {
+__device__ void score_tile(const Rows<T>& access, const T* queries, const T* keys, const LineTile& tile, float factor,
+                           float* scores, int columns, bool active) {
     const int turn = access.lane % kQueryTile;
     float q[kQueryTile][kLaneChannels];
 #pragma unroll
@@ -60,14 +61,16 @@ __device__ void score_tile(const Rows<T>& access, const T* queries, const T* key
             for (int e = 1; e < kLaneChannels; ++e) partial[i] = fmaf(q[i][e], k[e], partial[i]);
         }
         const float sum = sum_over_lanes(partial, access.lanes);
-        if (writes) *score = sum;
+        if (writes) *score = sum * factor;
         score += columns;
     }
 }
 
-// The scores of all queries of the block's tile. All lanes of a warp go through the same number of entries.
+// Scores of all queries of the block's tile: products times `factor`. All lanes of a warp go through the same number of
+// entries.
 template <typename T>
-__device__ void score_all(const PointwiseTiles& tiles, const Rows<T>& access, const T* queries, const T* keys, float* scores) {
+__device__ void score_all(const PointwiseTiles& tiles, const Rows<T>& access, const T* queries, const T* keys,
+                          float factor, float* scores) {
     const int columns = tiles.columns();
 #pragma unroll 1
     for (int across = 0; across <= static_cast<int>(tiles.is_union()); ++across) {
@@ -77,7 +80,7 @@ __device__ void score_all(const PointwiseTiles& tiles, const Rows<T>& access, co
             const int index = first + access.group;
             const int known = min(index, total - 1);
             const LineTile tile = across ? tiles.cross_tile(known) : tiles.line_tile(known);
-            score_tile(access, queries, keys, tile, scores, columns, index < total);
+            score_tile(access, queries, keys, tile, factor, scores, columns, index < total);
         }
     }
 }
@@ -168,12 +171,10 @@ __device__ void for_slots(const PointwiseTiles& tiles, int line, Visit visit) {
         if (other != line) visit(first + other);
 }
 
-// Of the products of a column times `factor`.
-__device__ inline float largest_score(const PointwiseTiles& tiles, const ColumnOwner& owner, const float* score,
-                                      float factor) {
+__device__ inline float largest_score(const PointwiseTiles& tiles, const ColumnOwner& owner, const float* score) {
     const int columns = tiles.columns();
     float largest = -INFINITY;
-    for_slots(tiles, owner.line, [&](int slot) { largest = fmaxf(largest, score[slot * columns] * factor); });
+    for_slots(tiles, owner.line, [&](int slot) { largest = fmaxf(largest, score[slot * columns]); });
     return largest;
 }
 
