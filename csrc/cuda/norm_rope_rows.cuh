@@ -11,6 +11,7 @@
 
 #include <cuda_runtime.h>
 
+#include "fourreal/dtype.hpp"
 #include "fourreal/merged_axes.hpp"
 #include "fourreal/qk_norm_rope.hpp"
 #include "numbers.cuh"
@@ -18,7 +19,7 @@
 
 namespace fourreal::cuda {
 
-constexpr int kNormRopeThreads = 256;
+constexpr int kNormRopeThreads = 128;  // at some 100 registers a thread, smaller blocks leave fewer of them unused
 constexpr int kWarpLanes = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 constexpr int kLaneChannels = 8;
@@ -115,18 +116,27 @@ __device__ inline void load_parameters(const float* parameters, const LaneShare&
     }
 }
 
-// cos or sin of a lane's pairs of channels; `vectors`: neighbouring pairs lie together, aligned to a pack's worth.
-template <typename T>
-__device__ inline void load_angles(const float* angles, std::int64_t pair_stride, bool vectors, const LaneShare& share,
-                                   bool valid, float (&values)[kLanePairs]) {
+// Where the angles of a call lie; `vectors`: those of the pairs of a pack lie together, aligned to their size.
+struct AngleAccess {
+    const void* data[2];          // cos and sin; null: no rotation
+    std::int64_t pair_strides[2];
+    DType dtype;
+    bool vectors;
+};
+
+template <typename T, typename Angle>
+__device__ inline void load_angles_of(const Angle* angles, std::int64_t pair_stride, bool vectors,
+                                      const LaneShare& share, bool valid, float (&values)[kLanePairs]) {
     constexpr int kWidth = kPackChannels<T> / 2;
-    struct alignas(sizeof(float) * kWidth) Angles {
-        float item[kWidth];
+    struct alignas(sizeof(Angle) * kWidth) Angles {
+        Angle item[kWidth];
     };
 #pragma unroll
     for (int p = 0; p < kLanePacks<T>; ++p) {
         const int pair = (share.first + p * share.step) / 2;
-        Angles loaded{};
+        Angles loaded;
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) loaded.item[i] = from_float<Angle>(0.0f);
         if (vectors) {
             if (valid && 2 * pair < share.channels) loaded = *reinterpret_cast<const Angles*>(angles + pair);
         } else {
@@ -135,8 +145,23 @@ __device__ inline void load_angles(const float* angles, std::int64_t pair_stride
                 if (valid && 2 * (pair + i) < share.channels) loaded.item[i] = angles[(pair + i) * pair_stride];
         }
 #pragma unroll
-        for (int i = 0; i < kWidth; ++i) values[p * kWidth + i] = loaded.item[i];
+        for (int i = 0; i < kWidth; ++i) values[p * kWidth + i] = to_float(loaded.item[i]);
     }
+}
+
+// The cosines (`which` 0) or sines (1) of a lane's pairs of channels, those of the token at `offset`.
+template <typename T>
+__device__ inline void load_angles(const AngleAccess& access, int which, std::int64_t offset, const LaneShare& share,
+                                   bool valid, float (&values)[kLanePairs]) {
+    const void* data = access.data[which];
+    const std::int64_t stride = access.pair_strides[which];
+    if (access.dtype == DType::kFloat32)
+        load_angles_of<T>(static_cast<const float*>(data) + offset, stride, access.vectors, share, valid, values);
+    else if (access.dtype == DType::kFloat16)
+        load_angles_of<T>(static_cast<const __half*>(data) + offset, stride, access.vectors, share, valid, values);
+    else
+        load_angles_of<T>(static_cast<const __nv_bfloat16*>(data) + offset, stride, access.vectors, share, valid,
+                          values);
 }
 
 __device__ inline void rotate(float (&values)[kLaneChannels], const float (&cos)[kLanePairs],
@@ -158,14 +183,6 @@ __device__ inline void add_lanes(float (&sums)[kCount], int lanes) {
 }
 
 // ---- Host: preparing a launch ----
-
-struct AngleAccess {
-    const float* cos;
-    const float* sin;
-    std::int64_t cos_pair_stride;
-    std::int64_t sin_pair_stride;
-    bool vectors;
-};
 
 inline int lanes_per_row(std::int64_t channels) {
     int lanes = 1;
@@ -211,13 +228,12 @@ bool row_vectors_fit(const NormRopeSetting& setting, const Tensors&... tensors) 
 template <typename T>
 AngleAccess angle_access(const NormRopeSetting& setting) {
     constexpr std::int64_t kWidth = kPackChannels<T> / 2;
-    constexpr std::size_t kBytes = sizeof(float) * kWidth;
+    const auto bytes = static_cast<std::size_t>(kWidth * element_size(setting.angle_dtype));
     const std::int64_t cos_step = setting.cos.strides[kTokenAxes], sin_step = setting.sin.strides[kTokenAxes];
-    const std::int64_t pairs = setting.sizes[kAttChannel] / 2;
-    const bool vectors = pairs % kWidth == 0 && (pairs == 1 || (cos_step == 1 && sin_step == 1)) &&
-                         is_multiple_of_vectors(setting.cos, setting.sizes, kTokenAxes, kWidth, kBytes) &&
-                         is_multiple_of_vectors(setting.sin, setting.sizes, kTokenAxes, kWidth, kBytes);
-    return {setting.cos.data, setting.sin.data, cos_step, sin_step, vectors};
+    const bool vectors = setting.sizes[kAttChannel] / 2 % kWidth == 0 && cos_step == 1 && sin_step == 1 &&
+                         is_multiple_of_vectors(setting.cos, setting.sizes, kTokenAxes, kWidth, bytes) &&
+                         is_multiple_of_vectors(setting.sin, setting.sizes, kTokenAxes, kWidth, bytes);
+    return {{setting.cos.data, setting.sin.data}, {cos_step, sin_step}, setting.angle_dtype, vectors};
 }
 
 template <int kOperands>

@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kNormRopeThreads) norm_rope_backward_kernel(co
     const RowGeometry& rows = launch.rows;
     const LaneShare share = LaneShare::of<T>(rows);
     const bool normalises = launch.weights[0] != nullptr;
-    const bool rotates = launch.angles.cos != nullptr;
+    const bool rotates = launch.angles.data[0] != nullptr;
     float weights[kStreams][kLaneChannels];
     float terms[kStreams][kLaneChannels] = {};
     for (int s = 0; normalises && s < kStreams; ++s) load_parameters<T>(launch.weights[s], share, weights[s]);
@@ -93,9 +93,8 @@ __global__ void __launch_bounds__(kNormRopeThreads) norm_rope_backward_kernel(co
         }
         float cos[kLanePairs], sin[kLanePairs];
         if (rotates) {
-            const AngleAccess& angles = launch.angles;
-            load_angles<T>(angles.cos + offsets[kCos], angles.cos_pair_stride, angles.vectors, share, exists, cos);
-            load_angles<T>(angles.sin + offsets[kSin], angles.sin_pair_stride, angles.vectors, share, exists, sin);
+            load_angles<T>(launch.angles, 0, offsets[kCos], share, exists, cos);
+            load_angles<T>(launch.angles, 1, offsets[kSin], share, exists, sin);
 #pragma unroll
             for (int i = 0; i < kLanePairs; ++i) sin[i] = -sin[i];
         }

@@ -17,10 +17,6 @@ namespace {
 constexpr int kHeads = 2;
 constexpr std::int64_t kMaxBlocks = 8192;  // several waves on any device, so that it need not be asked for its size
 
-// Registers that let a multiprocessor hold three blocks, where that spills none.
-template <typename T, bool kVector>
-constexpr int kBlocksAtOnce = kVector && sizeof(T) == 2 ? 3 : 1;
-
 enum Operand : int { kOut = kStreams, kCos = 2 * kStreams, kSin, kOperands };
 
 struct Launch {
@@ -35,12 +31,11 @@ struct Launch {
 };
 
 template <typename T, bool kVector>
-__global__ void __launch_bounds__(kNormRopeThreads, kBlocksAtOnce<T, kVector>)
-    norm_rope_forward_kernel(const Launch launch) {
+__global__ void __launch_bounds__(kNormRopeThreads) norm_rope_forward_kernel(const Launch launch) {
     const RowGeometry& rows = launch.rows;
     const LaneShare share = LaneShare::of<T>(rows);
     const bool normalises = launch.weights[0] != nullptr;
-    const bool rotates = launch.angles.cos != nullptr;
+    const bool rotates = launch.angles.data[0] != nullptr;
     float weights[kStreams][kLaneChannels];
     for (int s = 0; normalises && s < kStreams; ++s) load_parameters<T>(launch.weights[s], share, weights[s]);
 
@@ -69,9 +64,8 @@ __global__ void __launch_bounds__(kNormRopeThreads, kBlocksAtOnce<T, kVector>)
         }
         float cos[kLanePairs], sin[kLanePairs];
         if (rotates) {
-            const AngleAccess& angles = launch.angles;
-            load_angles<T>(angles.cos + offsets[kCos], angles.cos_pair_stride, angles.vectors, share, exists, cos);
-            load_angles<T>(angles.sin + offsets[kSin], angles.sin_pair_stride, angles.vectors, share, exists, sin);
+            load_angles<T>(launch.angles, 0, offsets[kCos], share, exists, cos);
+            load_angles<T>(launch.angles, 1, offsets[kSin], share, exists, sin);
         }
         float squares[kStreams * kHeads] = {};
         if (normalises) {

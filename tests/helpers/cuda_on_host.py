@@ -215,6 +215,9 @@ def sanitized_environment() -> dict[str, str]:
 
 
 def run_tests_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """``python -m pytest *arguments`` in a process in which every :func:`host_library` is a sanitized one."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    """``python -m pytest *arguments`` in a process in which every :func:`host_library` is a sanitized one.
+
+    Output is not captured: a report of the sanitizer ends the process.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=ROOT, env=sanitized_environment(), capture_output=True, text=True)
