@@ -17,6 +17,7 @@ DType cuda_dtype_argument(const std::string& name);
 
 void bind_hopper(pybind11::module_& module);
 void bind_pointwise_attention(pybind11::module_& module);
+void bind_qk_norm_rope(pybind11::module_& module);
 void bind_sync_exchange(pybind11::module_& module);
 
 }  // namespace fourreal::bindings

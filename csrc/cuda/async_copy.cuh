@@ -9,15 +9,16 @@
 
 namespace fourreal::cuda {
 
-// Both addresses are multiples of 16 bytes.
-__device__ inline void copy_vector_async(void* shared, const void* global) {
+// 16 bytes, zeros if not `present`: then nothing is read. Both addresses are multiples of 16 bytes.
+__device__ inline void copy_vector_async(void* shared, const void* global, bool present) {
 #if defined(__CUDA_ARCH__)
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(
                      static_cast<unsigned>(__cvta_generic_to_shared(shared))),
-                 "l"(__cvta_generic_to_global(global))
+                 "l"(__cvta_generic_to_global(global)), "r"(present ? kVectorBytes : 0)
                  : "memory");
 #else
-    memcpy(shared, global, kVectorBytes);
+    if (present) memcpy(shared, global, kVectorBytes);
+    else memset(shared, 0, kVectorBytes);
 #endif
 }
 

@@ -32,33 +32,34 @@ __device__ void take_softmax_gradient(const PointwiseLaunch<kOperands>& launch, 
                                       float* scores, float* grads) {
     const PointwiseTiles& tiles = launch.tiles;
     const int columns = tiles.columns();
-    const float factor = launch.scale * kLog2E;
     for (int column = threadIdx.x; column < columns; column += blockDim.x) {
         const ColumnOwner owner = tiles.owner(column);
         if (!owner.is_query || !is_position(launch, owner.position)) continue;
         float* const score = scores + column;
         float* const grad = grads + column;
-        const float largest = largest_score(tiles, owner, score, factor);
+        const float largest = largest_score(tiles, owner, score);
         float sum = 0.0f;
         float product = 0.0f;
         for_slots(tiles, owner.line, [&](int slot) {
-            const float weight = exp2f(fmaf(score[slot * columns], factor, -largest));
+            const float weight = exp2f(score[slot * columns] - largest);
             score[slot * columns] = weight;
             sum += weight;
             product = fmaf(weight, grad[slot * columns], product);
         });
         const float part = 1.0f / sum;
-        const float mean = product * part - lse_gradient(launch, offsets, owner);
+        const float mean = product * part;
+        const float grad_lse = lse_gradient(launch, offsets, owner);
         for_slots(tiles, owner.line, [&](int slot) {
             const float probability = score[slot * columns] * part;
             score[slot * columns] = probability;
-            grad[slot * columns] = launch.scale * probability * (grad[slot * columns] - mean);
+            grad[slot * columns] = launch.scale * probability * (grad[slot * columns] - mean + grad_lse);
         });
     }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 4) pointwise_backward(const PointwiseLaunch<kOperands> launch) {
+__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 3)
+    pointwise_backward(const PointwiseLaunch<kOperands> launch) {
     FOURREAL_DYNAMIC_SHARED(unsigned char, shared);
     const PointwiseTiles& tiles = launch.tiles;
     const Rows<T> access(launch);
@@ -70,17 +71,19 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 4) pointwise_backward(c
 
     find_positions(launch, offsets);
     __syncthreads();
-    copy_rows<kQuery, 2>(launch, offsets, access, rows);
-    commit_copies();
-    copy_rows<kGradOut, 2>(launch, offsets, access, rows + 2 * elements);
-    commit_copies();
+#pragma unroll 1
+    for (int i = kQuery; i <= kValue; ++i) {
+        copy_rows(launch, offsets, access, i, rows + i * elements);
+        if (i % 2 == 1) commit_copies();  // q and k together, then grad_out and v
+    }
 #pragma unroll 1
     for (int product = 0; product < kMatrices; ++product) {
         if (product == 0) wait_for_copies<1>();
         else wait_for_copies<0>();
         __syncthreads();
         T* const left = rows + 2 * product * elements;
-        score_all(tiles, access, left, left + elements, matrices + product * cells);
+        const float factor = product == 0 ? launch.scale * kLog2E : 1.0f;
+        score_all(tiles, access, left, left + elements, factor, matrices + product * cells);
     }
     __syncthreads();
     take_softmax_gradient(launch, offsets, matrices, matrices + cells);

@@ -16,15 +16,14 @@ constexpr int kMatrices = 1;
 __device__ void take_softmax(const PointwiseLaunch<kOperands>& launch, const std::int64_t* offsets, float* scores) {
     const PointwiseTiles& tiles = launch.tiles;
     const int columns = tiles.columns();
-    const float factor = launch.scale * kLog2E;
     for (int column = threadIdx.x; column < columns; column += blockDim.x) {
         const ColumnOwner owner = tiles.owner(column);
         if (!owner.is_query || !is_position(launch, owner.position)) continue;
         float* const score = scores + column;
-        const float largest = largest_score(tiles, owner, score, factor);
+        const float largest = largest_score(tiles, owner, score);
         float sum = 0.0f;
         for_slots(tiles, owner.line, [&](int slot) {
-            const float weight = exp2f(fmaf(score[slot * columns], factor, -largest));
+            const float weight = exp2f(score[slot * columns] - largest);
             score[slot * columns] = weight;
             sum += weight;
         });
@@ -41,7 +40,8 @@ __device__ void take_softmax(const PointwiseLaunch<kOperands>& launch, const std
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 4) pointwise_forward(const PointwiseLaunch<kOperands> launch) {
+__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, sizeof(T) == 2 ? 4 : 3)
+    pointwise_forward(const PointwiseLaunch<kOperands> launch) {
     FOURREAL_DYNAMIC_SHARED(unsigned char, shared);
     const PointwiseTiles& tiles = launch.tiles;
     const Rows<T> access(launch);
@@ -54,13 +54,14 @@ __global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 4) pointwise_forward(co
 
     find_positions(launch, offsets);
     __syncthreads();
-    copy_rows<kQuery, 2>(launch, offsets, access, q);
-    commit_copies();
-    copy_rows<kValue, 1>(launch, offsets, access, v);
-    commit_copies();
+#pragma unroll 1
+    for (int i = kQuery; i <= kValue; ++i) {
+        copy_rows(launch, offsets, access, i, q + i * elements);
+        if (i != kQuery) commit_copies();  // q and k together, then v
+    }
     wait_for_copies<1>();
     __syncthreads();
-    score_all(tiles, access, q, k, scores);
+    score_all(tiles, access, q, k, launch.scale * kLog2E, scores);
     wait_for_copies<0>();
     __syncthreads();
     take_softmax(launch, offsets, scores);

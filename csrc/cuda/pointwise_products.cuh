@@ -10,6 +10,13 @@ namespace fourreal::cuda {
 constexpr float kLog2E = 1.44269504f;
 constexpr float kLn2 = 0.693147181f;
 
+// Keeps the conversion of a value out of the loops that use it: nvcc would rather repeat it than hold more registers.
+__device__ inline void hold([[maybe_unused]] float& value) {
+#if defined(__CUDA_ARCH__)
+    asm volatile("" : "+f"(value));
+#endif
+}
+
 // Sums of the lanes' partial products; the lane with number l has that of query l % 8 in `partial[0]`.
 //
 // partial[i] of a lane belongs to query i ^ (lane % 8), so that a lane always keeps the first half and hands on the second.
@@ -27,15 +34,19 @@ __device__ inline float sum_over_lanes(float (&partial)[kQueryTile], int lanes) 
     return sum;
 }
 
-// Scores of the tile's queries with all entries of their line. Every lane of a warp takes part; `active`: the result counts.
+// Products of the tile's queries with all entries of their line, times `factor`. Every lane of a warp takes part; `active`:
+// the result counts.
 template <typename T>
-__device__ void score_tile(const Rows<T>& access, const T* queries, const T* keys, const LineTile& tile, float* scores,
-                           int columns, bool active) {
+__device__ void score_tile(const Rows<T>& access, const T* queries, const T* keys, const LineTile& tile, float factor,
+                           float* scores, int columns, bool active) {
     const int turn = access.lane % kQueryTile;
     float q[kQueryTile][kLaneChannels];
 #pragma unroll
-    for (int i = 0; i < kQueryTile; ++i)
+    for (int i = 0; i < kQueryTile; ++i) {
         access.read(queries, tile.row(tile.first_query + min(i ^ turn, tile.queries - 1)), q[i]);
+#pragma unroll
+        for (float& value : q[i]) hold(value);
+    }
     const bool writes = active && access.lane < tile.queries;
     float* score = scores + tile.first_slot * columns + tile.first_column + turn * tile.column_step;
 #pragma unroll 2
@@ -50,14 +61,16 @@ __device__ void score_tile(const Rows<T>& access, const T* queries, const T* key
             for (int e = 1; e < kLaneChannels; ++e) partial[i] = fmaf(q[i][e], k[e], partial[i]);
         }
         const float sum = sum_over_lanes(partial, access.lanes);
-        if (writes) *score = sum;
+        if (writes) *score = sum * factor;
         score += columns;
     }
 }
 
-// The scores of all queries of the block's tile. All lanes of a warp go through the same number of entries.
+// Scores of all queries of the block's tile: products times `factor`. All lanes of a warp go through the same number of
+// entries.
 template <typename T>
-__device__ void score_all(const PointwiseTiles& tiles, const Rows<T>& access, const T* queries, const T* keys, float* scores) {
+__device__ void score_all(const PointwiseTiles& tiles, const Rows<T>& access, const T* queries, const T* keys,
+                          float factor, float* scores) {
     const int columns = tiles.columns();
 #pragma unroll 1
     for (int across = 0; across <= static_cast<int>(tiles.is_union()); ++across) {
@@ -67,7 +80,7 @@ __device__ void score_all(const PointwiseTiles& tiles, const Rows<T>& access, co
             const int index = first + access.group;
             const int known = min(index, total - 1);
             const LineTile tile = across ? tiles.cross_tile(known) : tiles.line_tile(known);
-            score_tile(access, queries, keys, tile, scores, columns, index < total);
+            score_tile(access, queries, keys, tile, factor, scores, columns, index < total);
         }
     }
 }
@@ -121,12 +134,12 @@ __device__ void weigh_tile(const PointwiseTiles& tiles, const Rows<T>& access, c
         const int line_of_column = kOfKeys ? other : tile.line;
         float w[kQueryTile];
         load_weights(weights + slot * columns + tiles.column(tile.position, line_of_column, tile.first_query), w);
-        const int first_row = tiles.row(tile.position, other, tile.first_query);
+        int other_row = tiles.row(tile.position, other, tile.first_query);
 #pragma unroll
         for (int i = 0; i < kQueryTile; ++i) {
-            if (i >= tile.queries) continue;
             float row[kLaneChannels];
-            access.read(rows, first_row + i, row);
+            access.read(rows, other_row, row);
+            other_row += static_cast<int>(i + 1 < tile.queries);  // past the end of the line: its last row, for nothing
 #pragma unroll
             for (int e = 0; e < kLaneChannels; ++e) sums[i][e] = fmaf(w[i], row[e], sums[i][e]);
         }
@@ -158,12 +171,10 @@ __device__ void for_slots(const PointwiseTiles& tiles, int line, Visit visit) {
         if (other != line) visit(first + other);
 }
 
-// Of the products of a column times `factor`.
-__device__ inline float largest_score(const PointwiseTiles& tiles, const ColumnOwner& owner, const float* score,
-                                      float factor) {
+__device__ inline float largest_score(const PointwiseTiles& tiles, const ColumnOwner& owner, const float* score) {
     const int columns = tiles.columns();
     float largest = -INFINITY;
-    for_slots(tiles, owner.line, [&](int slot) { largest = fmaxf(largest, score[slot * columns] * factor); });
+    for_slots(tiles, owner.line, [&](int slot) { largest = fmaxf(largest, score[slot * columns]); });
     return largest;
 }
 

@@ -24,6 +24,24 @@ struct PointwiseLaunch {
     float scale;
 };
 
+template <typename T, int kWidth>
+__device__ void to_floats(const Pack<T, kWidth>& pack, float* values) {
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) values[e] = to_float(pack.item[e]);
+}
+
+// An instruction for each element; nvcc takes two for the upper one of a word.
+template <int kWidth>
+__device__ void to_floats(const Pack<__nv_bfloat16, kWidth>& pack, float* values) {
+    std::uint32_t words[kWidth / 2];
+    memcpy(words, &pack, sizeof(words));
+#pragma unroll
+    for (int i = 0; i < kWidth / 2; ++i) {
+        const std::uint32_t pair[2] = {words[i] << 16, words[i] & 0xffff0000u};
+        memcpy(values + 2 * i, pair, sizeof(pair));
+    }
+}
+
 // The rows of a tile in shared memory as a lane of a group of `lanes` sees them.
 template <typename T>
 struct Rows {
@@ -51,22 +69,23 @@ struct Rows {
     // The lane's channels of a row in shared memory.
     __device__ void read(const T* rows, int row, float (&values)[kLaneChannels]) const {
 #pragma unroll
-        for (int i = 0; i < kVectors; ++i) {
-            const Vector vector = load_pack<T, kWidth>(rows + row * pitch + channel(i));
-#pragma unroll
-            for (int e = 0; e < kWidth; ++e) values[i * kWidth + e] = to_float(vector.item[e]);
-        }
+        for (int i = 0; i < kVectors; ++i)
+            to_floats(load_pack<T, kWidth>(rows + row * pitch + channel(i)), values + i * kWidth);
     }
 
     // Starts copying a row of a tensor to shared memory.
-    __device__ void copy(T* target, const T* source, int channels, bool vectors) const {
+    __device__ void copy_vectors(T* target, const T* source, int channels) const {
+#pragma unroll
+        for (int i = 0; i < kVectors; ++i) {
+            const bool present = channel(i) < channels;
+            copy_vector_async(target + channel(i), source + (present ? channel(i) : 0), present);
+        }
+    }
+
+    __device__ void copy_elements(T* target, const T* source, int channels) const {
 #pragma unroll
         for (int i = 0; i < kVectors; ++i) {
             const int first = channel(i);
-            if (vectors && first < channels) {
-                copy_vector_async(target + first, source + first);
-                continue;
-            }
             Vector vector;
 #pragma unroll
             for (int e = 0; e < kWidth; ++e)
@@ -123,27 +142,66 @@ __device__ inline std::int64_t entry_offset(const PointwiseOperand& operand, int
     return first * operand.entry_strides[0] + second * operand.entry_strides[1];
 }
 
-// Starts copying all rows of operands kFirst <= o < kFirst + kCount; their rows follow each other in `rows`.
-template <int kFirst, int kCount, typename T, int kOperands>
+// The rows of a position of a tensor, `step` entries apart, without a division for each.
+template <typename T>
+class EntryWalk {
+public:
+    __device__ EntryWalk(const PointwiseOperand& operand, std::int64_t position_offset, int columns, int entry, int step)
+        : columns_(columns), wrap_(operand.entry_strides[0] - columns * operand.entry_strides[1]) {
+        const int first = quotient(entry, columns);
+        const int first_step = quotient(step, columns);
+        second_ = entry - first * columns;
+        second_step_ = step - first_step * columns;
+        row_ = static_cast<T*>(operand.data) + position_offset + entry_offset(operand, first, second_);
+        step_ = entry_offset(operand, first_step, second_step_);
+    }
+
+    __device__ T* row() const { return row_; }
+
+    // To a later entry of the same line.
+    __device__ void advance_in_line() { row_ += step_; }
+
+    __device__ void advance() {
+        second_ += second_step_;
+        const bool wraps = second_ >= columns_;
+        second_ -= wraps ? columns_ : 0;
+        row_ += wraps ? step_ + wrap_ : step_;
+    }
+
+private:
+    int columns_;
+    std::int64_t wrap_;
+    int second_;
+    int second_step_;
+    T* row_;
+    std::int64_t step_;
+};
+
+// Starts copying all rows of an operand. A group of lanes keeps to one position.
+template <typename T, int kOperands>
 __device__ void copy_rows(const PointwiseLaunch<kOperands>& launch, const std::int64_t* offsets, const Rows<T>& access,
-                          T* rows) {
+                          int which, T* rows) {
     const PointwiseTiles& tiles = launch.tiles;
-    const int total = tiles.rows();
-    for (int index = access.group; index < total; index += access.groups) {
-        const int position = tiles.copied_position(index);
-        const int entry = tiles.copied_entry(index);
-        if (!is_position(launch, position)) continue;
-        const int first = entry / tiles.entry_columns;
-        const int second = entry % tiles.entry_columns;
-        T* target = rows + tiles.row(position, 0, entry) * access.pitch;
-#pragma unroll
-        for (int k = 0; k < kCount; ++k) {
-            const PointwiseOperand& operand = launch.operands[kFirst + k];
-            const T* source = static_cast<const T*>(operand.data) +
-                              offsets[((kFirst + k) << tiles.position_bits) + position] +
-                              entry_offset(operand, first, second);
-            access.copy(target + k * total * access.pitch, source, launch.channels, operand.vectors);
-        }
+    const PointwiseOperand& operand = launch.operands[which];
+    const int position = tiles.copied_position(access.group);
+    if (!is_position(launch, position)) return;
+    const int step = tiles.copied_entry(access.groups);
+    int entry = tiles.copied_entry(access.group);
+    EntryWalk<const T> source(operand, offsets[(which << tiles.position_bits) + position], tiles.entry_columns, entry, step);
+    T* target = rows + tiles.row(position, 0, entry) * access.pitch;
+    const int target_step = step * access.pitch;
+    if (!operand.vectors) {
+#pragma unroll 1
+        for (; entry < tiles.entries(); entry += step, target += target_step, source.advance())
+            access.copy_elements(target, source.row(), launch.channels);
+    } else if (tiles.entries() == tiles.entry_columns) {
+#pragma unroll 4
+        for (; entry < tiles.entries(); entry += step, target += target_step, source.advance_in_line())
+            access.copy_vectors(target, source.row(), launch.channels);
+    } else {
+#pragma unroll 2
+        for (; entry < tiles.entries(); entry += step, target += target_step, source.advance())
+            access.copy_vectors(target, source.row(), launch.channels);
     }
 }
 
@@ -154,18 +212,13 @@ __device__ void write_rows(const PointwiseLaunch<kOperands>& launch, const std::
     if (!is_position(launch, tile.position)) return;
     const PointwiseTiles& tiles = launch.tiles;
     const PointwiseOperand& operand = launch.operands[which];
-    T* data = static_cast<T*>(operand.data) + offsets[(which << tiles.position_bits) + tile.position];
-    const int entry = tile.line * tiles.inner + tile.first_query;
-    int first = entry / tiles.entry_columns;
-    int second = entry % tiles.entry_columns;
+    EntryWalk<T> target(operand, offsets[(which << tiles.position_bits) + tile.position], tiles.entry_columns,
+                        tile.line * tiles.inner + tile.first_query, 1);
 #pragma unroll
     for (int i = 0; i < kQueryTile; ++i) {
-        if (i >= tile.queries) continue;
-        access.write(data + entry_offset(operand, first, second), values[i], launch.channels, operand.vectors);
-        if (++second == tiles.entry_columns) {
-            second = 0;
-            ++first;
-        }
+        if (i >= tile.queries) break;
+        access.write(target.row(), values[i], launch.channels, operand.vectors);
+        target.advance();
     }
 }
 

@@ -17,6 +17,12 @@ namespace fourreal {
 
 constexpr int kQueryTile = 8;
 
+// Of numbers that are not negative. A division takes twenty instructions, and hardly any is needed.
+FOURREAL_HOST_DEVICE constexpr int quotient(int value, int divisor) {
+    if (value < divisor) return 0;
+    return divisor == 1 ? value : static_cast<int>(static_cast<unsigned>(value) / static_cast<unsigned>(divisor));
+}
+
 FOURREAL_HOST_DEVICE constexpr int query_tiles(int entries) { return (entries + kQueryTile - 1) / kQueryTile; }
 
 // Up to kQueryTile neighbouring queries of a line, and that line.
@@ -62,22 +68,25 @@ struct PointwiseTiles {
         return (position * outer + line) * padded() + entry;
     }
 
-    // The order in which rows are copied: neighbouring positions are neighbours in memory.
-    FOURREAL_HOST_DEVICE int copied_position(int index) const { return index & (positions() - 1); }
-    FOURREAL_HOST_DEVICE int copied_entry(int index) const { return index >> position_bits; }
+    // Group g of G, a multiple of positions(), copies entries copied_entry(g), copied_entry(g) + copied_entry(G), ... of
+    // position copied_position(g): neighbouring positions are neighbours in memory.
+    FOURREAL_HOST_DEVICE int copied_position(int group) const { return group & (positions() - 1); }
+    FOURREAL_HOST_DEVICE int copied_entry(int group) const { return group >> position_bits; }
 
     FOURREAL_HOST_DEVICE ColumnOwner owner(int column) const {
-        const int line = column / padded();
-        const int entry = column % padded();
-        return {line / outer, line % outer, entry, entry < inner};
+        const int line = quotient(column, padded());
+        const int entry = column - line * padded();
+        const int position = quotient(line, outer);
+        return {position, line - position * outer, entry, entry < inner};
     }
 
     FOURREAL_HOST_DEVICE int line_tiles() const { return columns() / kQueryTile; }
     FOURREAL_HOST_DEVICE LineTile line_tile(int index) const {
         const int tiles = query_tiles(inner);
-        const int line = index / tiles;
-        const int first = index % tiles * kQueryTile;
-        return {line / outer, line % outer, inner, line * inner, 1, first, smaller(kQueryTile, inner - first),
+        const int line = quotient(index, tiles);
+        const int first = (index - line * tiles) * kQueryTile;
+        const int position = quotient(line, outer);
+        return {position, line - position * outer, inner, line * inner, 1, first, smaller(kQueryTile, inner - first),
                 0, index * kQueryTile, 1};
     }
 
@@ -86,10 +95,10 @@ struct PointwiseTiles {
     }
     FOURREAL_HOST_DEVICE LineTile cross_tile(int index) const {
         const int tiles = query_tiles(outer);
-        const int line = index / tiles;
-        const int first = index % tiles * kQueryTile;
-        const int position = line / inner;
-        const int entry = line % inner;
+        const int line = quotient(index, tiles);
+        const int first = (index - line * tiles) * kQueryTile;
+        const int position = quotient(line, inner);
+        const int entry = line - position * inner;
         return {position, entry, outer, row(position, 0, entry), inner, first, smaller(kQueryTile, outer - first),
                 padded(), column(position, first, entry), padded()};
     }
