@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include "launch.cuh"
+#include "numbers.cuh"
 #include "vector_access.cuh"
 
 namespace fourreal::cuda {
@@ -20,25 +19,6 @@ constexpr int kThreads = 256;
 constexpr int kMaxLanes = 128;        // threads along the channels; the others of a block take further rows
 constexpr std::int64_t kMaxBlocks = 8192;  // several waves on any device, so that it need not be asked for its size
 constexpr std::int64_t kMaxGridY = 65535;
-
-__device__ inline float to_float(float value) { return value; }
-__device__ inline float to_float(__half value) { return __half2float(value); }
-__device__ inline float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
-
-template <typename T>
-__device__ T from_float(float value);
-template <>
-__device__ inline float from_float<float>(float value) {
-    return value;
-}
-template <>
-__device__ inline __half from_float<__half>(float value) {
-    return __float2half_rn(value);
-}
-template <>
-__device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
-    return __float2bfloat16_rn(value);
-}
 
 struct Launch {
     const void* inputs[2];
@@ -173,7 +153,7 @@ int launch_kernel(Launch launch, cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>(row_blocks), static_cast<unsigned>(pairs));
     const dim3 block(static_cast<unsigned>(lanes), static_cast<unsigned>(block_rows));
     constexpr auto kernel = hard_channel_kernel<T, kWidth, Index>;
-    FOURREAL_LAUNCH(kernel, grid, block, stream, launch);
+    FOURREAL_LAUNCH(kernel, grid, block, 0, stream, launch);
     return static_cast<int>(cudaGetLastError());
 }
 
@@ -240,16 +220,5 @@ int sync_exchange_hard_channel(const HardChannelExchange& args, void* stream) {
     }
     return cudaErrorInvalidValue;
 }
-
-int device_count(int* count) {
-    const cudaError_t error = cudaGetDeviceCount(count);
-    if (error != cudaSuccess) {
-        *count = 0;
-        static_cast<void>(cudaGetLastError());  // a later launch must not report this error as its own
-    }
-    return static_cast<int>(error);
-}
-
-const char* error_string(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
 }  // namespace fourreal::cuda

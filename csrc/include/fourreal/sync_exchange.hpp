@@ -146,11 +146,6 @@ namespace cuda {
 // cudaStream_t of the current device. Asynchronous. Returns a cudaError_t, 0 on success.
 int sync_exchange_hard_channel(const HardChannelExchange& args, void* stream);
 
-// Writes the number of usable devices, 0 on failure. Returns a cudaError_t.
-int device_count(int* count);
-
-const char* error_string(int error);
-
 }  // namespace cuda
 
 }  // namespace fourreal
