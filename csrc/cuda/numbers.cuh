@@ -1,9 +1,8 @@
-// Conversions between the storage types and float.
+// Conversions between the element types and float, in which kernels compute.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_runtime.h>
 
 namespace fourreal::cuda {
 

@@ -43,6 +43,13 @@ struct ExchangeNorm {
     double eps;
 };
 
+// What follows the product z W^T = `mixed`: bias, gate and residual, and the norm where there is one.
+enum class FinishKind {
+    kHard,   // mixed (rows, C); both outputs are gate * (mixed + bias)
+    kSoft,   // mixed (rows, 2C); output s is its stream + gate_s * (mixed_s + bias_s)
+    kSplit,  // mixed (rows, 2C); output s is gate_s * (mixed_s + bias_s)
+};
+
 namespace cpu {
 
 // The rows [begin, end) of the B * V * T * N rows in index order.
@@ -97,12 +104,6 @@ struct StageRows {
 };
 void sync_exchange_stage(const StageRows& args, InstructionSet set = best_instruction_set());
 
-// What follows the product z W^T = `mixed`: bias, gate and residual, and the norm where there is one.
-enum class FinishKind {
-    kHard,   // mixed (rows, C); both outputs are gate * (mixed + bias)
-    kSoft,   // mixed (rows, 2C); output s is its stream + gate_s * (mixed_s + bias_s)
-    kSplit,  // mixed (rows, 2C); output s is gate_s * (mixed_s + bias_s)
-};
 struct FinishRows {
     FinishKind kind;
     DType dtype;
@@ -137,6 +138,25 @@ struct ChannelExchange {
 };
 int sync_exchange_channel(const ChannelExchange& args, void* stream);
 
+// Gradients of the exchange per channel. `partial`, float (B, row_blocks, K + 2K, C) with K = 1 hard, 2 soft outputs, receives
+// sums over the rows of each block, of g_o and then of g_o * x_s in the order (o, s); g is the upstream gradient (hard: of both
+// results together). The same call gives the same bits.
+struct ChannelExchangeBackward {
+    ExchangeKind kind;
+    DType dtype;
+    GridSizes sizes;
+    StreamTensor grads[kStreams];    // of the results
+    StreamTensor streams[kStreams];  // the inputs
+    StreamTensor outs[kStreams];     // gradients of the inputs
+    ExchangeParameters parameters;
+    float* partial;
+    std::int64_t row_blocks;
+};
+int sync_exchange_channel_backward(const ChannelExchangeBackward& args, void* stream);
+
+// As many row_blocks as keep a device of so many multiprocessors busy, at least 1.
+std::int64_t channel_backward_row_blocks(const GridSizes& sizes, DType dtype, std::int64_t multiprocessors);
+
 // `rows` rows, from `first_row`, of each of `samples` batch entries from `first_sample`. Arrays of a chunk's rows are
 // contiguous, one row after the other.
 struct RowChunk {
@@ -162,10 +182,32 @@ struct NormExchange {
 };
 int sync_exchange_norm(const NormExchange& args, void* stream);
 
-// Writes the number of usable devices, 0 on failure. Returns a cudaError_t.
-int device_count(int* count);
+// Rows of a chunk, side by side or added, in the call's dtype: the left operand of the product of a dense exchange.
+struct StageRows {
+    DType dtype;
+    GridSizes sizes;
+    RowChunk chunk;
+    StreamTensor streams[kStreams];
+    const StreamTensor* branches;  // two, or null; then the staged streams are x_s + branch_gate_s * branch_s
+    const void* branch_gate;       // (B, 2C) or null (1)
+    const void* input_scale;       // (B, 2C) or null (1)
+    bool sum;                      // (rows, C): view + time. Otherwise (rows, 2C): view's channels, then time's
+    void* staged;
+};
+int sync_exchange_stage(const StageRows& args, void* stream);
 
-const char* error_string(int error);
+struct FinishRows {
+    FinishKind kind;
+    DType dtype;
+    GridSizes sizes;
+    RowChunk chunk;
+    StreamTensor streams[kStreams];  // read for kSoft only
+    StreamTensor outs[kStreams];
+    const void* mixed;  // in the call's dtype
+    const void* bias;
+    const void* gate;
+};
+int sync_exchange_finish(const FinishRows& args, void* stream);
 
 }  // namespace cuda
 

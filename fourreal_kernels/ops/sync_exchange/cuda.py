@@ -6,20 +6,19 @@ import torch
 from torch import Tensor
 
 from ... import native
+from .. import cuda_support
 from . import compiled
 from .call import ExchangeCall
 
 
 def unavailable() -> str | None:
-    library = native.cuda_library()
-    if library is None:
-        return native.why_missing("cuda")
-    return library.why_no_device() or None
+    return cuda_support.why_unavailable()
 
 
 def refusal(call: ExchangeCall) -> str | None:
-    if call.device.type != "cuda":
-        return f"it runs on cuda, the call is on {call.device.type}"
+    refused = cuda_support.refuse_device(call)
+    if refused:
+        return refused
     if call.dtype == torch.float64:
         return "its kernel has no float64"
     if call.kind != "hard" or not call.per_channel:
@@ -41,9 +40,9 @@ def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, inp
     """
     streams = [compiled.as_grid(x) for x in (view, time, out_view, out_time)]
     parameters = [compiled.as_accumulated(x) for x in (weight, bias, input_scale, gate)]
-    with torch.cuda.device(view.device):
+    with cuda_support.on_device(view):
         native.cuda_library().sync_exchange_hard_channel(
             *(x.data_ptr() for x in streams), str(view.dtype).removeprefix("torch."), list(streams[0].shape),
             *(list(x.stride()) for x in streams), *(compiled.address(x) for x in parameters),
-            stream=torch.cuda.current_stream().cuda_stream,
+            stream=cuda_support.stream_of(view),
         )
