@@ -54,6 +54,7 @@ fourreal::DType fourreal::bindings::cuda_dtype_argument(const std::string& name)
 
 PYBIND11_MODULE(_cuda, module) {
     module.doc() = "CUDA kernels of fourreal_kernels. Tensors are passed as addresses, sizes and strides in elements.";
+    fourreal::bindings::bind_qk_norm_rope(module);
     fourreal::bindings::bind_sync_exchange(module);
     module.def("device_count", &device_count, "The number of usable CUDA devices; 0 without a driver.");
     module.def("why_no_device", &why_no_device, "Why device_count() is 0, in CUDA's words; empty if it is not.");

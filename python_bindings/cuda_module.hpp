@@ -15,6 +15,7 @@ void require_success(const char* function, int error);
 // std::invalid_argument for a name that is not known, and for float64, which no CUDA kernel takes.
 DType cuda_dtype_argument(const std::string& name);
 
+void bind_qk_norm_rope(pybind11::module_& module);
 void bind_sync_exchange(pybind11::module_& module);
 
 }  // namespace fourreal::bindings

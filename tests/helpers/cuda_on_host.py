@@ -34,6 +34,7 @@ BASE = (CUDA / "device.cu", BINDINGS / "cuda.cpp")
 # The targets of a test: its `target` fixture is parametrised by them.
 TARGETS = ("host", pytest.param("gpu", marks=pytest.mark.gpu))
 
+_SANITIZED = "FOURREAL_SANITIZED_CUDA_ON_HOST"
 _SANITIZERS = ("-fsanitize=address", "-fsanitize=undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer",
                "-fsanitize-sections=cuda_on_host_shared", "-g1")
 _COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden")
@@ -130,12 +131,8 @@ def _binding_of(source: str) -> str:
     return max(candidates, key=len)
 
 
-@cache
-def module_path(sources: tuple[str, ...], sanitized: bool = False) -> Path:
-    """The `_cuda` module of csrc/cuda/<source>.cu for every source, with their bindings.
-
-    Skips the test where the tools are missing. The sanitized form can only be loaded by :func:`run_sanitized`.
-    """
+def _module(sources: tuple[str, ...], sanitized: bool) -> Path:
+    """The `_cuda` module of csrc/cuda/<source>.cu for every source, with their bindings."""
     _require_tools()
     _pybind11_header()  # the longest: first
     operators = {_binding_of(source) for source in sources}
@@ -165,8 +162,7 @@ def _link(target: Path, objects: Iterable[Path], sanitized: bool, *options: str)
     _run("nvcc", *options, *sanitizers, *objects, "-o", target)
 
 
-def load(module: Path) -> ModuleType:
-    """Import a `_cuda` module from its path."""
+def _load(module: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("_cuda", module)
     assert spec is not None and spec.loader is not None
     library = importlib.util.module_from_spec(spec)
@@ -180,7 +176,7 @@ def host_library(sources: tuple[str, ...]) -> ModuleType:
 
     Takes addresses of CPU tensors and ignores the stream. Skips the test where nvcc, g++ or pybind11 is missing.
     """
-    return load(module_path(sources))
+    return _load(_module(sources, sanitized=os.environ.get(_SANITIZED) == "1"))
 
 
 def gpu_library() -> ModuleType:
@@ -212,17 +208,13 @@ def _runtime_of_gcc(library: str) -> str:
 
 @cache
 def sanitized_environment() -> dict[str, str]:
-    """Of a Python process that can load a sanitized module."""
+    """Of a Python process that can load a sanitized module, and in which :func:`host_library` builds those."""
     _require_tools()
     preload = f"{_runtime_of_gcc('libasan.so')} {_runtime_of_gcc('libstdc++.so.6')}"
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests/helpers")))
-    return os.environ | {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": paths}
+    return os.environ | {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0", _SANITIZED: "1"}
 
 
-def run_sanitized(sources: tuple[str, ...], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """``python *arguments PATH`` with the sanitized module's path as the last argument, in a process of its own.
-
-    The process has the tests' helpers on its path and loads the module by :func:`load`.
-    """
-    command = [sys.executable, *map(str, arguments), str(module_path(sources, sanitized=True))]
+def run_tests_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """``python -m pytest *arguments`` in a process in which every :func:`host_library` is a sanitized one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=ROOT, env=sanitized_environment(), capture_output=True, text=True)

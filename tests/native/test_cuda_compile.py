@@ -48,17 +48,27 @@ def test_no_spills(source, arch, tmp_path):
     assert all(int(count) <= limit for count in re.findall(r"(\d+) bytes smem", messages)), messages
 
 
+# Of the kernels on packs of a source: their names, how many there are, the least 16-byte loads and stores of each.
+VECTOR_KERNELS = {
+    "sync_exchange": (r"\S*hard_channel_kernel\S*Li[48]E", 6, 2, 2),
+    "qk_norm_rope_forward": (r"\S*norm_rope_forward_kernel\S*Lb1E", 3, 4, 4),
+    "qk_norm_rope_backward": (r"\S*norm_rope_backward_kernel\S*Lb1E", 3, 4, 2),
+}
+
+
 @NO_NVCC
-def test_vector_accesses_are_emitted(tmp_path):
+@pytest.mark.parametrize("source", VECTOR_KERNELS)
+def test_vector_accesses_are_emitted(source, tmp_path):
     """Every kernel on packs loads and stores 16 bytes at a time: nvcc can split them without a word."""
+    name, count, loads, stores = VECTOR_KERNELS[source]
     assembly = tmp_path / "out.ptx"
-    compile_source(ROOT / "csrc/cuda/sync_exchange.cu", "sm_90a", "-ptx", "-o", str(assembly))
-    kernels = assembly.read_text().split(".entry ")[1:]
-    wide = [kernel for kernel in kernels if re.match(r"\S*hard_channel_kernel\S*Li[48]E", kernel)]
-    assert len(wide) == 6
+    compile_source(ROOT / f"csrc/cuda/{source}.cu", "sm_90a", "-ptx", "-o", str(assembly))
+    wide = [kernel for kernel in assembly.read_text().split(".entry ")[1:] if re.match(name, kernel)]
+    assert len(wide) == count
     for kernel in wide:
-        assert kernel.count("st.global.v4") == kernel.count("ld.global.v4") >= 2
-        assert not re.search(r"st\.global\.(?!v4)", kernel)
+        wide_loads, wide_stores = kernel.count("ld.global.v4"), kernel.count("st.global.v4")
+        assert wide_stores >= stores and wide_loads >= max(loads, wide_stores)
+        assert not re.search(r"st\.global\.(?!v4|f32)", kernel)
 
 
 @NO_NVCC

@@ -55,4 +55,19 @@ void qk_norm_rope_backward(const NormRopeBackward& args, InstructionSet set = be
 
 }  // namespace cpu
 
+namespace cuda {
+
+// Why the kernels do not take the shape or dtype, or nullptr. Taken: D up to 256, fewer than 2^31 rows of D.
+const char* qk_norm_rope_refusal(const NormRopeSetting& setting);
+
+// How many rows of 2 D floats of scratch the backward needs to add up the gradients of the weights.
+std::int64_t qk_norm_rope_backward_partials(const NormRopeSetting& setting);
+
+// Pointers are to device memory. Asynchronous on `stream`, a cudaStream_t of the current device; return a cudaError_t.
+// Results have the same bits for any strides and any device, in place or not. `partials` is not used without weights.
+int qk_norm_rope_forward(const NormRopeForward& args, void* stream);
+int qk_norm_rope_backward(const NormRopeBackward& args, float* partials, void* stream);
+
+}  // namespace cuda
+
 }  // namespace fourreal
