@@ -129,6 +129,35 @@ void sync_exchange_norm(const std::string& kind, const std::string& dtype, const
     run("sync_exchange_norm", &cuda::sync_exchange_norm, args, stream);
 }
 
+std::int64_t sync_exchange_norm_backward_shared_bytes(const std::string& kind, std::int64_t channels) {
+    return cuda::norm_backward_shared_bytes(exchange_kind_argument(kind), channels);
+}
+
+// grads, norm_grads, streams, branches, outs, branch_outs: the view stream's, then the time stream's.
+void sync_exchange_norm_backward(const std::string& kind, const std::string& dtype, const Integers& sizes,
+                                 const std::array<Tensor, 12>& tensors, Address weight, Address bias,
+                                 Address input_scale, Address gate, Address branch_gate, Address norm_scale, double eps,
+                                 Address partial, std::int64_t row_blocks, Address stream) {
+    cuda::NormExchangeBackward args{};
+    args.kind = exchange_kind_argument(kind);
+    args.dtype = cuda_dtype_argument(dtype);
+    args.sizes = sizes_argument(sizes);
+    StreamTensor* const targets[] = {args.grads, args.norm_grads, args.streams, args.branches, args.outs,
+                                     args.branch_outs};
+    constexpr const char* kNames[] = {"grads", "norm_grads", "streams", "branches", "outs", "branch_outs"};
+    for (int i = 0; i < 12; ++i)
+        targets[i / 2][i % 2] = stream_tensor(kNames[i / 2], tensors[i], args.sizes, i < 8 ? Use::kRead : Use::kWrite);
+    args.parameters = {required_parameter("weight", weight, args.sizes), parameter(bias), parameter(input_scale),
+                       parameter(gate)};
+    args.branch_gate = parameter(branch_gate);
+    args.norm_scale = required_parameter("norm_scale", norm_scale, args.sizes);
+    args.eps = eps;
+    require_address("partial", partial, args.sizes);
+    args.partial = reinterpret_cast<float*>(partial);
+    args.row_blocks = row_blocks;
+    run("sync_exchange_norm_backward", &cuda::sync_exchange_norm_backward, args, stream);
+}
+
 void sync_exchange_stage(const std::string& dtype, const Integers& sizes, const Chunk& chunk, const Tensor& view,
                          const Tensor& time, const std::optional<std::pair<Tensor, Tensor>>& branches,
                          Address branch_gate, Address input_scale, bool sum, Address staged, Address stream) {
@@ -194,6 +223,19 @@ void bind_sync_exchange(py::module_& module) {
                "The fused form of the rows of `chunk` (first_sample, samples, first_row, rows), for up to 5120 channels.\n\n"
                "norm: (view_branch, time_branch, view_norm, time_norm, branch_gate, norm_scale, norm_shift, eps). mixed: the\n"
                "product of a dense exchange for these rows, in place of weight and input_scale.");
+    module.def("sync_exchange_norm_backward_shared_bytes", &sync_exchange_norm_backward_shared_bytes, "kind"_a, "channels"_a,
+               "Shared memory of a block of sync_exchange_norm_backward.");
+    module.def("sync_exchange_norm_backward", &sync_exchange_norm_backward, "kind"_a, "dtype"_a, "sizes"_a, "tensors"_a,
+               "weight"_a, "bias"_a, "input_scale"_a, "gate"_a, "branch_gate"_a, "norm_scale"_a, "eps"_a, "partial"_a,
+               "row_blocks"_a, "stream"_a = 0,
+               "Gradients of the fused form per channel, for up to 3072 channels in rows and parameters that start at 16 bytes.
+
+"
+               "tensors: view's and time's of each of grads, norm_grads, streams, branches, and the gradients of streams and
+"
+               "branches to write. partial: float32 (B, row_blocks, 3K + 6, C), K = 1 (hard) or 2 (soft): sums over the rows of
+"
+               "each block of dx_o, dx_o * y_s, dn_s, dn_s * LayerNorm(x_s), dy_s * branch_s.");
     module.def("sync_exchange_stage", &sync_exchange_stage, "dtype"_a, "sizes"_a, "chunk"_a, "view"_a, "time"_a,
                "branches"_a, "branch_gate"_a, "input_scale"_a, "sum"_a, "staged"_a, "stream"_a = 0,
                "The rows of a chunk of both streams side by side (or their sum): (rows, 2C) or (rows, C).");

@@ -182,6 +182,32 @@ struct NormExchange {
 };
 int sync_exchange_norm(const NormExchange& args, void* stream);
 
+// Gradients of the fused form per channel, of up to 3072 channels, a multiple of 8; rows and parameters start at 16 bytes.
+// `partial`, float (B, row_blocks, 3K + 6, C) with K = 1 hard, 2 soft outputs, receives sums over the rows of each block: of
+// dx_o, then of dx_o * y_s in the order (o, s), then by stream of dn_s, dn_s * LayerNorm(x_s) and dy_s * branch_s. x are the
+// exchanged streams (hard: dx of both together), y the streams with their residual, dn the gradients of the norms.
+struct NormExchangeBackward {
+    ExchangeKind kind;
+    DType dtype;
+    GridSizes sizes;
+    StreamTensor grads[kStreams];       // of the exchanged streams
+    StreamTensor norm_grads[kStreams];  // of the norms
+    StreamTensor streams[kStreams];
+    StreamTensor branches[kStreams];
+    StreamTensor outs[kStreams];         // gradients of the streams
+    StreamTensor branch_outs[kStreams];  // gradients of the branches
+    ExchangeParameters parameters;
+    const void* branch_gate;  // (B, 2C) or null (1)
+    const void* norm_scale;   // (B, 2C)
+    double eps;
+    float* partial;
+    std::int64_t row_blocks;
+};
+int sync_exchange_norm_backward(const NormExchangeBackward& args, void* stream);
+
+// Of a block; more than a device offers cannot be launched.
+std::int64_t norm_backward_shared_bytes(ExchangeKind kind, std::int64_t channels);
+
 // Rows of a chunk, side by side or added, in the call's dtype: the left operand of the product of a dense exchange.
 struct StageRows {
     DType dtype;
