@@ -228,13 +228,9 @@ void bind_sync_exchange(py::module_& module) {
     module.def("sync_exchange_norm_backward", &sync_exchange_norm_backward, "kind"_a, "dtype"_a, "sizes"_a, "tensors"_a,
                "weight"_a, "bias"_a, "input_scale"_a, "gate"_a, "branch_gate"_a, "norm_scale"_a, "eps"_a, "partial"_a,
                "row_blocks"_a, "stream"_a = 0,
-               "Gradients of the fused form per channel, for up to 3072 channels in rows and parameters that start at 16 bytes.
-
-"
-               "tensors: view's and time's of each of grads, norm_grads, streams, branches, and the gradients of streams and
-"
-               "branches to write. partial: float32 (B, row_blocks, 3K + 6, C), K = 1 (hard) or 2 (soft): sums over the rows of
-"
+               "Gradients of the fused form per channel, for up to 3072 channels in rows and parameters that start at 16 bytes.\n\n"
+               "tensors: view's and time's of each of grads, norm_grads, streams, branches, and the gradients of streams and\n"
+               "branches to write. partial: float32 (B, row_blocks, 3K + 6, C), K = 1 (hard) or 2 (soft): sums over the rows of\n"
                "each block of dx_o, dx_o * y_s, dn_s, dn_s * LayerNorm(x_s), dy_s * branch_s.");
     module.def("sync_exchange_stage", &sync_exchange_stage, "dtype"_a, "sizes"_a, "chunk"_a, "view"_a, "time"_a,
                "branches"_a, "branch_gate"_a, "input_scale"_a, "sum"_a, "staged"_a, "stream"_a = 0,

@@ -147,7 +147,7 @@ def placed(streams, layouts):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_strides_and_guards(kind, form, channels, layouts):
-    """Inputs of any strides, which per channel do not change the bits. In place: the same bits, nothing else written."""
+    """Any strides, which per channel do not change the bits. In place: the same bits, nothing else written."""
     for dtype in LOW_PRECISION:
         arguments, keywords = exchange_norm_arguments((2, 2, 1, 5, channels), kind, form, dtype=dtype)
         streams, parameters = arguments[:4], arguments[4:]

@@ -3,8 +3,8 @@
 A dense exchange goes through scratch of at most 32 MiB (256 rows at least), one chunk of rows after the other: a pass
 lays both streams, with their residual, side by side; torch's GEMM; a pass from its product to the four results.
 
-The backward per channel is one pass too, for up to 3072 channels, a multiple of 8, in rows that start at 16 bytes. Where
-that does not hold, and for dense weights, it is that of the formulas in PyTorch, with its temporaries in fp32.
+The backward per channel is one pass too, for up to 3072 channels, a multiple of 8, in rows that start at 16 bytes.
+Where that does not hold, and for dense weights, it is that of the formulas in PyTorch, with its temporaries in fp32.
 """
 
 from __future__ import annotations
