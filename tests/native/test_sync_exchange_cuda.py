@@ -187,11 +187,8 @@ def test_rows_that_blas_takes():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_parts_of_tensors_with_more_rows_than_a_kernel_numbers(form, monkeypatch):
-    arguments, keywords = exchange_arguments((2, 2, 3, 5, 8), "soft", form, ("bias", "gate"))
-    whole = sync_exchange(*arguments, **keywords, backend="cuda")
     monkeypatch.setattr(gpu_chunks, "_MOST_ROWS", 7)
-    for actual, wanted in zip(sync_exchange(*arguments, **keywords, backend="cuda"), whole, strict=True):
-        assert_close_as_pytorch(actual, wanted.double(), wanted)
+    check_forward(*exchange_arguments((2, 2, 3, 5, 8), "soft", form, ("bias", "gate")))
     check_gradients((2, 2, 3, 5, 8), "soft", form, torch.float32)
 
 
@@ -248,16 +245,20 @@ def test_gradients_from_many_blocks(kind, channels, monkeypatch):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_strided_gradients(kind, form, layout):
-    (view, time, *parameters), keywords = exchange_arguments((2, 2, 3, 5, 12), kind, form)
-    regions = placed((view, time, torch.randn_like(view), torch.randn_like(view)), (layout,) * 4)
-    strided = [region.tensor for region in regions]
-    results = []
-    for view, time, *grads in (strided, [x.contiguous() for x in strided]):
+    arguments, keywords = exchange_arguments((2, 2, 3, 5, 12), kind, form)
+    tensors = (*arguments[:2], *(torch.randn_like(arguments[0]) for _ in range(2)))
+    strided = [region.tensor for region in placed(tensors, (layout,) * 4)]
+
+    def gradients_of_streams(function, dtype, **extra):
+        (view, time, *grads), parameters = ([x.to(dtype) for x in y] for y in (strided, arguments[2:]))
         leaves = [x.detach().requires_grad_() for x in (view, time)]
-        outs = sync_exchange(*leaves, *parameters, **keywords, backend="cuda")
-        results.append(torch.autograd.grad(outs, leaves, grads))
-    for actual, wanted in zip(*results, strict=True):
-        assert_close_as_pytorch(actual, wanted.double(), wanted)
+        _, named = cast((), keywords, dtype)
+        return torch.autograd.grad(function(*leaves, *parameters, **named, **extra), leaves, grads)
+
+    exact, plain = (gradients_of_streams(plain_exchange, dtype) for dtype in (torch.float64, torch.float32))
+    results = gradients_of_streams(sync_exchange, torch.float32, backend="cuda")
+    for actual, wanted, eager in zip(results, exact, plain, strict=True):
+        assert_close_as_pytorch(actual, wanted, eager)
 
 
 @pytest.mark.parametrize("used", [0, 1])
