@@ -74,7 +74,7 @@ inline AngleTensor norm_rope_angles(const char* name, const AngleArgument& tenso
                              std::to_string(size));
         result.strides[axis] = size == 1 ? 0 : checked_stride(name, strides[axis - missing]);
     }
-    result.data = reinterpret_cast<const float*>(address);
+    result.data = reinterpret_cast<const void*>(address);
     return result;
 }
 
@@ -97,6 +97,7 @@ inline NormRopeSetting norm_rope_setting(const std::string& dtype, const Integer
     setting.k_weight = reinterpret_cast<const float*>(k_weight);
     setting.cos = norm_rope_angles("cos", cos, setting);
     setting.sin = norm_rope_angles("sin", sin, setting);
+    setting.angle_dtype = DType::kFloat32;
     setting.eps = static_cast<float>(eps);
     return setting;
 }

@@ -17,10 +17,6 @@ namespace {
 constexpr int kHeads = 2;
 constexpr std::int64_t kMaxBlocks = 8192;  // several waves on any device, so that it need not be asked for its size
 
-// Registers that let a multiprocessor hold three blocks, where that spills none.
-template <typename T, bool kVector>
-constexpr int kBlocksAtOnce = kVector && sizeof(T) == 2 ? 3 : 1;
-
 enum Operand : int { kOut = kStreams, kCos = 2 * kStreams, kSin, kOperands };
 
 struct Launch {
@@ -35,14 +31,13 @@ struct Launch {
 };
 
 template <typename T, bool kVector>
-__global__ void __launch_bounds__(kNormRopeThreads, kBlocksAtOnce<T, kVector>)
-    norm_rope_forward_kernel(const Launch launch) {
+__global__ void __launch_bounds__(kNormRopeThreads) norm_rope_forward_kernel(const Launch launch) {
     const RowGeometry& rows = launch.rows;
     const LaneShare share = LaneShare::of<T>(rows);
     const bool normalises = launch.weights[0] != nullptr;
     const bool rotates = launch.angles.cos != nullptr;
     float weights[kStreams][kLaneChannels];
-    for (int s = 0; normalises && s < kStreams; ++s) load_parameters<T>(launch.weights[s], share, weights[s]);
+    for (int s = 0; normalises && s < kStreams; ++s) load_parameters<T, kVector>(launch.weights[s], share, weights[s]);
 
     const std::uint32_t per_block = kNormRopeThreads / rows.lanes;
     const std::uint32_t of_warp = threadIdx.x / kWarpLanes * (kWarpLanes / rows.lanes);
@@ -67,12 +62,8 @@ __global__ void __launch_bounds__(kNormRopeThreads, kBlocksAtOnce<T, kVector>)
                 values[s][h] = load_row<T, kVector>(
                     static_cast<const T*>(launch.in[s]) + offsets[s] + head * launch.head_strides[s], share, valid[h]);
         }
-        float cos[kLanePairs], sin[kLanePairs];
-        if (rotates) {
-            const AngleAccess& angles = launch.angles;
-            load_angles<T>(angles.cos + offsets[kCos], angles.cos_pair_stride, angles.vectors, share, exists, cos);
-            load_angles<T>(angles.sin + offsets[kSin], angles.sin_pair_stride, angles.vectors, share, exists, sin);
-        }
+        LaneAngles angles;
+        if (rotates) angles = load_angles<T>(launch.angles, offsets[kCos], offsets[kSin], share);
         float squares[kStreams * kHeads] = {};
         if (normalises) {
 #pragma unroll
@@ -95,7 +86,7 @@ __global__ void __launch_bounds__(kNormRopeThreads, kBlocksAtOnce<T, kVector>)
 #pragma unroll
                 for (int i = 0; i < kLaneChannels; ++i) y[i] = y[i] * inverse * weights[s][i];
             }
-            if (rotates) rotate(y, cos, sin);
+            if (rotates) rotate<false>(y, angles);
 #pragma unroll
             for (int i = 0; i < kLaneChannels; ++i) values[s][h].set(i, y[i]);
             const int head = chunk + h * static_cast<int>(rows.head_chunks.divisor);

@@ -123,6 +123,12 @@ def _stubs(operators: Iterable[str]) -> Path:
     return source
 
 
+def shim_sources() -> tuple[str, ...]:
+    """Every csrc/cuda/<source>.cu of an operator that the shim can run: all but those of Hopper's own instructions."""
+    names = sorted(path.stem for path in CUDA.glob("*.cu") if path not in BASE)
+    return tuple(name for name in names if not name.startswith("hopper"))
+
+
 def _binding_of(source: str) -> str:
     """The operator whose binding calls csrc/cuda/<source>.cu: the longest whose name the source's begins with."""
     candidates = [name for name in _operators_bound() if source.startswith(name)]
@@ -215,6 +221,9 @@ def sanitized_environment() -> dict[str, str]:
 
 
 def run_tests_sanitized(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """``python -m pytest *arguments`` in a process in which every :func:`host_library` is a sanitized one."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    """``python -m pytest *arguments`` in a process in which every :func:`host_library` is a sanitized one.
+
+    Output is not captured: a report of the sanitizer ends the process.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=ROOT, env=sanitized_environment(), capture_output=True, text=True)

@@ -13,9 +13,9 @@
 
 namespace fourreal {
 
-// (B, V, T, N, D/2) float32: strides in elements of B, V, T, N and of the pair, each free and possibly 0.
+// (B, V, T, N, D/2): strides in elements of B, V, T, N and of the pair, each free and possibly 0.
 struct AngleTensor {
-    const float* data = nullptr;
+    const void* data = nullptr;
     std::int64_t strides[kAttentionAxes - 1] = {};
 };
 
@@ -27,6 +27,7 @@ struct NormRopeSetting {
     const float* q_weight;
     const float* k_weight;
     AngleTensor cos, sin;
+    DType angle_dtype;                   // float32; on CUDA float16 and bfloat16 too
     float eps;
 };
 

@@ -43,13 +43,14 @@ def forward(
 ) -> None:
     """Write the normalised and rotated ``q`` and ``k`` into ``out_q`` and ``out_k``, which may be ``q`` and ``k``."""
     q_weight, k_weight = compiled.parameter(q_weight), compiled.parameter(k_weight)
-    cos, sin = compiled.angles(cos), compiled.angles(sin)
+    cos, sin = _angles(cos), _angles(sin)
     written_q, written_k = compiled.unit_stride_like(out_q), compiled.unit_stride_like(out_k)
     with cuda_support.on_device(q):
         native.cuda_library().qk_norm_rope(
             *map(compiled.grid, (q, k, written_q, written_k)), compiled.DTYPES[q.dtype], q.shape,
             compiled.address(q_weight), compiled.address(k_weight),
-            compiled.broadcastable(cos), compiled.broadcastable(sin), eps, stream=cuda_support.stream_of(q),
+            compiled.broadcastable(cos), compiled.broadcastable(sin), _angle_dtype(cos), eps,
+            stream=cuda_support.stream_of(q),
         )
     compiled.copy_back(written_q, out_q)
     compiled.copy_back(written_k, out_k)
@@ -62,7 +63,7 @@ def backward(
     """Write the gradients of ``q`` and ``k`` into ``dq`` and ``dk``; return those of the weights in fp32."""
     library = native.cuda_library()
     q_weight, k_weight = compiled.parameter(q_weight), compiled.parameter(k_weight)
-    cos, sin = compiled.angles(cos), compiled.angles(sin)
+    cos, sin = _angles(cos), _angles(sin)
     grad_q, grad_k = unit_stride_gradient(grad_q), unit_stride_gradient(grad_k)
     written_q, written_k = compiled.unit_stride_like(dq), compiled.unit_stride_like(dk)
     dq_weight, dk_weight = (None if weight is None else torch.empty_like(weight) for weight in (q_weight, k_weight))
@@ -71,11 +72,21 @@ def backward(
         library.qk_norm_rope_backward(
             *map(compiled.grid, (grad_q, grad_k, q, k, written_q, written_k)), compiled.DTYPES[q.dtype], q.shape,
             *map(compiled.address, (q_weight, k_weight, dq_weight, dk_weight, partials)),
-            compiled.broadcastable(cos), compiled.broadcastable(sin), eps, stream=cuda_support.stream_of(q),
+            compiled.broadcastable(cos), compiled.broadcastable(sin), _angle_dtype(cos), eps,
+            stream=cuda_support.stream_of(q),
         )
     compiled.copy_back(written_q, dq)
     compiled.copy_back(written_k, dk)
     return dq_weight, dk_weight
+
+
+def _angles(x: Tensor | None) -> Tensor | None:
+    """As they are in every dtype that the kernels read, else in fp32."""
+    return x if x is None or x.dtype in compiled.DTYPES else compiled.angles(x)
+
+
+def _angle_dtype(x: Tensor | None) -> str:
+    return compiled.DTYPES[torch.float32 if x is None else x.dtype]
 
 
 def _partials(library, q: Tensor) -> Tensor:
