@@ -6,14 +6,14 @@
 
 #include <cuda_runtime.h>
 
-#include "fourreal/divider.hpp"
+#include "fourreal/merged_axes.hpp"
 #include "fourreal/sync_exchange.hpp"
 #include "pack_floats.cuh"
 #include "vector_access.cuh"
 
 namespace fourreal::cuda {
 
-constexpr std::int64_t kMostRows = (std::int64_t{1} << 31) - 1;  // of a batch entry: what Divider takes
+constexpr std::int64_t kMostRows = (std::int64_t{1} << 31) - 1;  // of a batch entry: what Divisor takes
 constexpr std::int64_t kMostGridY = 65535;
 
 template <typename T>
@@ -32,12 +32,12 @@ struct RowTensors {
     void* data[kCount];
     std::int64_t batch_strides[kCount];
     std::int64_t strides[kCount][3];
-    Divider middle;
-    Divider inner;
+    Divisor middle;
+    Divisor inner;
 
     __device__ RowPosition position(std::uint32_t row) const {
-        const std::uint32_t rest = inner.quotient(row);
-        const std::uint32_t outer = middle.quotient(rest);
+        const std::uint32_t rest = inner.divide(row);
+        const std::uint32_t outer = middle.divide(rest);
         return {outer, rest - outer * middle.divisor, row - rest * inner.divisor};
     }
 
@@ -60,8 +60,8 @@ RowTensors<kCount> row_tensors(const GridSizes& sizes, const StreamTensor (&tens
         rows.batch_strides[k] = sizes[kBatch] == 1 ? 0 : strides[k][kBatch];
         std::copy(layout.strides[k], layout.strides[k] + 3, rows.strides[k]);
     }
-    rows.middle = Divider(static_cast<std::uint32_t>(layout.sizes[1]));
-    rows.inner = Divider(static_cast<std::uint32_t>(layout.sizes[2]));
+    rows.middle = Divisor(layout.sizes[1]);
+    rows.inner = Divisor(layout.sizes[2]);
     return rows;
 }
 
