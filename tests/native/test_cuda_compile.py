@@ -51,7 +51,10 @@ def test_no_spills(source, arch, tmp_path):
 
 # Of the kernels on packs of a source: their names, how many there are, the least 16-byte loads and stores of each.
 VECTOR_KERNELS = {
-    "sync_exchange": (r"\S*hard_channel_kernel\S*Li[48]E", 6, 2, 2),
+    "sync_exchange_channel": (r"\S*channel_kernel\S*Li[48]E", 6, 4, 4),
+    "sync_exchange_channel_backward": (r"\S*channel_backward_kernel\S*Li[48]E", 6, 4, 2),
+    "sync_exchange_dense": (r"\S*(stage|finish)_kernel\S*Li[48]E", 6, 4, 2),
+    "sync_exchange_norm": (r"\S*norm_kernel", 6, 8, 4),
     "qk_norm_rope_forward": (r"\S*norm_rope_forward_kernel\S*Lb1E", 3, 4, 4),
     "qk_norm_rope_backward": (r"\S*norm_rope_backward_kernel\S*Lb1E", 3, 4, 2),
 }
@@ -91,8 +94,7 @@ def test_library_without_a_device():
         assert library.why_no_device()
         strides = [4, 4, 4, 4, 1]
         try:
-            library.sync_exchange_hard_channel(
-                16, 16, 16, 16, "float32", [1, 1, 1, 1, 4], strides, strides, strides, strides, 16)
+            library.sync_exchange_channel("hard", "float32", [1, 1, 1, 1, 4], *[(16, strides)] * 4, 16)
         except RuntimeError as error:
             assert "CUDA error" in str(error), error
         else:

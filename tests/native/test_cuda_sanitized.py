@@ -19,13 +19,13 @@ pytestmark = pytest.mark.slow
 READ_BEYOND = """
 import torch
 from cuda_on_host import host_library
-from exchange_cases import exchange, make_parameters
+from exchange_cases import CUDA_SOURCES, exchange, make_parameters
 
 def test_read_beyond():
     view, time, *outs = (torch.randn(1, 1, 1, 3, 8) for _ in range(4))
     parameters = make_parameters(1, 8, torch.float32, "cpu")
     parameters.bias = torch.randn(7)
-    exchange(host_library(("sync_exchange",)), view, time, *outs, parameters)
+    exchange(host_library(CUDA_SOURCES), view, time, *outs, parameters)
 """
 
 
