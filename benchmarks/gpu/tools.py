@@ -151,7 +151,8 @@ def pytest_jobs(settings: Settings) -> Iterator[Job]:
     """The tests of the operators with every tensor on the GPU, those of the kernels, and those marked gpu."""
     yield "tests marked gpu", lambda: _pytest(["-m", "gpu", "tests/native"])
     yield "tests/triton", lambda: _pytest(["tests/triton"])
-    yield "tests/ops of triton", lambda: _pytest(["-k", "triton", "tests/ops"])
+    for backend in settings.backends:
+        yield f"tests/ops of {backend}", lambda b=backend: _pytest(["-k", b, "tests/ops"])
 
 
 def _pytest(arguments: list[str]) -> Result:

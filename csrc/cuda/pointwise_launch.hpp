@@ -74,7 +74,9 @@ PointwiseOperand pointwise_operand(const AttentionTensor<Pointer>& tensor, const
         return tensor.strides[axis];
     };
     for (int i = 0; i < kPositionAxes; ++i) operand.position_strides[i] = stride(axes.position[i]);
-    for (int i = 0; i < 2; ++i) operand.entry_strides[i] = stride(axes.entry[i]);
+    operand.entry_strides[1] = stride(axes.entry[1]);
+    // Without a first axis, what the second gives when it goes on: rows are then evenly spaced.
+    operand.entry_strides[0] = axes.lengths[0] == 1 ? axes.lengths[1] * operand.entry_strides[1] : stride(axes.entry[0]);
     operand.vectors = vectors;
     return operand;
 }

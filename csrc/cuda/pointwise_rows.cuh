@@ -158,8 +158,10 @@ public:
 
     __device__ T* row() const { return row_; }
 
-    // To a later entry of the same line.
-    __device__ void advance_in_line() { row_ += step_; }
+    // Whether all entries are the same distance apart.
+    __device__ bool is_even() const { return wrap_ == 0; }
+
+    __device__ void advance_evenly() { row_ += step_; }
 
     __device__ void advance() {
         second_ += second_step_;
@@ -194,9 +196,9 @@ __device__ void copy_rows(const PointwiseLaunch<kOperands>& launch, const std::i
 #pragma unroll 1
         for (; entry < tiles.entries(); entry += step, target += target_step, source.advance())
             access.copy_elements(target, source.row(), launch.channels);
-    } else if (tiles.entries() == tiles.entry_columns) {
+    } else if (source.is_even()) {
 #pragma unroll 4
-        for (; entry < tiles.entries(); entry += step, target += target_step, source.advance_in_line())
+        for (; entry < tiles.entries(); entry += step, target += target_step, source.advance_evenly())
             access.copy_vectors(target, source.row(), launch.channels);
     } else {
 #pragma unroll 2

@@ -123,6 +123,12 @@ def _stubs(operators: Iterable[str]) -> Path:
     return source
 
 
+def shim_sources() -> tuple[str, ...]:
+    """Every csrc/cuda/<source>.cu of an operator that the shim can run: all but those of Hopper's own instructions."""
+    names = sorted(path.stem for path in CUDA.glob("*.cu") if path not in BASE)
+    return tuple(name for name in names if not name.startswith("hopper"))
+
+
 def _binding_of(source: str) -> str:
     """The operator whose binding calls csrc/cuda/<source>.cu: the longest whose name the source's begins with."""
     candidates = [name for name in _operators_bound() if source.startswith(name)]
