@@ -105,72 +105,96 @@ __device__ inline void store_row(T* row, const LaneRow<T>& values, const LaneSha
 }
 
 // The parameters of a lane's channels, from D contiguous floats.
-template <typename T>
+template <typename T, bool kVector>
 __device__ inline void load_parameters(const float* parameters, const LaneShare& share,
                                        float (&values)[kLaneChannels]) {
-    constexpr int kWidth = kPackChannels<T>;
+    constexpr int kWidth = kVector ? kPackChannels<float> : 1;
 #pragma unroll
-    for (int i = 0; i < kLaneChannels; ++i) {
-        const int channel = share.first + i / kWidth * share.step + i % kWidth;
-        values[i] = channel < share.channels ? parameters[channel] : 0.0f;
+    for (int i = 0; i < kLaneChannels; i += kWidth) {
+        const int channel = share.first + i / kPackChannels<T> * share.step + i % kPackChannels<T>;
+        Pack<float, kWidth> loaded{};
+        if (channel < share.channels) loaded = load_pack<float, kWidth>(parameters + channel);
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) values[i + j] = loaded.item[j];
     }
 }
 
 // Where the angles of a call lie; `vectors`: those of the pairs of a pack lie together, aligned to their size.
 struct AngleAccess {
-    const void* data[2];          // cos and sin; null: no rotation
-    std::int64_t pair_strides[2];
+    const void* cos;  // null: no rotation
+    const void* sin;
+    std::int64_t cos_step;  // from pair to pair
+    std::int64_t sin_step;
     DType dtype;
     bool vectors;
 };
 
-template <typename T, typename Angle>
-__device__ inline void load_angles_of(const Angle* angles, std::int64_t pair_stride, bool vectors,
-                                      const LaneShare& share, bool valid, float (&values)[kLanePairs]) {
-    constexpr int kWidth = kPackChannels<T> / 2;
-    struct alignas(sizeof(Angle) * kWidth) Angles {
-        Angle item[kWidth];
-    };
+// cos and sin of a lane's pairs of channels.
+struct LaneAngles {
+    float cos[kLanePairs];
+    float sin[kLanePairs];
+};
+
+// One pack's worth of cosines or sines, from the pair `first` of a token's angles.
+template <typename Angle, int kWidth>
+struct alignas(sizeof(Angle) * kWidth) AnglePack {
+    Angle item[kWidth];
+
+    __device__ static AnglePack load(const Angle* angles, std::int64_t step, bool vectors, int first, int pairs) {
+        AnglePack pack;
 #pragma unroll
-    for (int p = 0; p < kLanePacks<T>; ++p) {
-        const int pair = (share.first + p * share.step) / 2;
-        Angles loaded;
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i) loaded.item[i] = from_float<Angle>(0.0f);
+        for (int i = 0; i < kWidth; ++i) pack.item[i] = from_float<Angle>(0.0f);
         if (vectors) {
-            if (valid && 2 * pair < share.channels) loaded = *reinterpret_cast<const Angles*>(angles + pair);
+            if (first < pairs) pack = *reinterpret_cast<const AnglePack*>(angles + first);
         } else {
 #pragma unroll
             for (int i = 0; i < kWidth; ++i)
-                if (valid && 2 * (pair + i) < share.channels) loaded.item[i] = angles[(pair + i) * pair_stride];
+                if (first + i < pairs) pack.item[i] = angles[(first + i) * step];
         }
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i) values[p * kWidth + i] = to_float(loaded.item[i]);
+        return pack;
     }
-}
+};
 
-// The cosines (`which` 0) or sines (1) of a lane's pairs of channels, those of the token at `offset`.
-template <typename T>
-__device__ inline void load_angles(const AngleAccess& access, int which, std::int64_t offset, const LaneShare& share,
-                                   bool valid, float (&values)[kLanePairs]) {
-    const void* data = access.data[which];
-    const std::int64_t stride = access.pair_strides[which];
-    if (access.dtype == DType::kFloat32)
-        load_angles_of<T>(static_cast<const float*>(data) + offset, stride, access.vectors, share, valid, values);
-    else if (access.dtype == DType::kFloat16)
-        load_angles_of<T>(static_cast<const __half*>(data) + offset, stride, access.vectors, share, valid, values);
-    else
-        load_angles_of<T>(static_cast<const __nv_bfloat16*>(data) + offset, stride, access.vectors, share, valid,
-                          values);
-}
-
-__device__ inline void rotate(float (&values)[kLaneChannels], const float (&cos)[kLanePairs],
-                              const float (&sin)[kLanePairs]) {
+template <typename T, typename Angle>
+__device__ inline LaneAngles load_angles_as(const AngleAccess& access, std::int64_t cos_offset, std::int64_t sin_offset,
+                                            const LaneShare& share) {
+    constexpr int kWidth = kPackChannels<T> / 2;
+    using Angles = AnglePack<Angle, kWidth>;
+    Angles cos[kLanePacks<T>], sin[kLanePacks<T>];
+#pragma unroll
+    for (int p = 0; p < kLanePacks<T>; ++p) {
+        const int first = (share.first + p * share.step) / 2, pairs = share.channels / 2;
+        const auto* cosines = static_cast<const Angle*>(access.cos) + cos_offset;
+        const auto* sines = static_cast<const Angle*>(access.sin) + sin_offset;
+        cos[p] = Angles::load(cosines, access.cos_step, access.vectors, first, pairs);
+        sin[p] = Angles::load(sines, access.sin_step, access.vectors, first, pairs);
+    }
+    LaneAngles angles;
 #pragma unroll
     for (int i = 0; i < kLanePairs; ++i) {
-        const float even = values[2 * i], odd = values[2 * i + 1];
-        values[2 * i] = even * cos[i] - odd * sin[i];
-        values[2 * i + 1] = even * sin[i] + odd * cos[i];
+        angles.cos[i] = to_float(cos[i / kWidth].item[i % kWidth]);
+        angles.sin[i] = to_float(sin[i / kWidth].item[i % kWidth]);
+    }
+    return angles;
+}
+
+template <typename T>
+__device__ inline LaneAngles load_angles(const AngleAccess& access, std::int64_t cos_offset, std::int64_t sin_offset,
+                                         const LaneShare& share) {
+    if (access.dtype == DType::kFloat32) return load_angles_as<T, float>(access, cos_offset, sin_offset, share);
+    if (access.dtype == DType::kFloat16) return load_angles_as<T, __half>(access, cos_offset, sin_offset, share);
+    return load_angles_as<T, __nv_bfloat16>(access, cos_offset, sin_offset, share);
+}
+
+// By the angles, or back by them.
+template <bool kBack>
+__device__ inline void rotate(float (&values)[kLaneChannels], const LaneAngles& angles) {
+#pragma unroll
+    for (int i = 0; i < kLanePairs; ++i) {
+        const float even = values[2 * i], odd = values[2 * i + 1], cos = angles.cos[i];
+        const float sin = kBack ? -angles.sin[i] : angles.sin[i];
+        values[2 * i] = even * cos - odd * sin;
+        values[2 * i + 1] = even * sin + odd * cos;
     }
 }
 
@@ -221,7 +245,9 @@ bool is_multiple_of_vectors(const Tensor& tensor, const std::int64_t* sizes, int
 template <typename T, typename... Tensors>
 bool row_vectors_fit(const NormRopeSetting& setting, const Tensors&... tensors) {
     constexpr std::int64_t kWidth = kPackChannels<T>;
-    return setting.sizes[kAttChannel] % kWidth == 0 &&
+    const std::uintptr_t weights = reinterpret_cast<std::uintptr_t>(setting.q_weight) |
+                                   reinterpret_cast<std::uintptr_t>(setting.k_weight);
+    return setting.sizes[kAttChannel] % kWidth == 0 && weights % kVectorBytes == 0 &&
            (is_multiple_of_vectors(tensors, setting.sizes, kAttHead + 1, kWidth, kVectorBytes) && ...);
 }
 
@@ -233,7 +259,7 @@ AngleAccess angle_access(const NormRopeSetting& setting) {
     const bool vectors = setting.sizes[kAttChannel] / 2 % kWidth == 0 && cos_step == 1 && sin_step == 1 &&
                          is_multiple_of_vectors(setting.cos, setting.sizes, kTokenAxes, kWidth, bytes) &&
                          is_multiple_of_vectors(setting.sin, setting.sizes, kTokenAxes, kWidth, bytes);
-    return {{setting.cos.data, setting.sin.data}, {cos_step, sin_step}, setting.angle_dtype, vectors};
+    return {setting.cos.data, setting.sin.data, cos_step, sin_step, setting.angle_dtype, vectors};
 }
 
 template <int kOperands>

@@ -65,10 +65,10 @@ __global__ void __launch_bounds__(kNormRopeThreads) norm_rope_backward_kernel(co
     const RowGeometry& rows = launch.rows;
     const LaneShare share = LaneShare::of<T>(rows);
     const bool normalises = launch.weights[0] != nullptr;
-    const bool rotates = launch.angles.data[0] != nullptr;
+    const bool rotates = launch.angles.cos != nullptr;
     float weights[kStreams][kLaneChannels];
     float terms[kStreams][kLaneChannels] = {};
-    for (int s = 0; normalises && s < kStreams; ++s) load_parameters<T>(launch.weights[s], share, weights[s]);
+    for (int s = 0; normalises && s < kStreams; ++s) load_parameters<T, kVector>(launch.weights[s], share, weights[s]);
 
     const std::uint32_t per_block = kNormRopeThreads / rows.lanes;
     const std::uint32_t of_warp = threadIdx.x / kWarpLanes * (kWarpLanes / rows.lanes);
@@ -91,20 +91,15 @@ __global__ void __launch_bounds__(kNormRopeThreads) norm_rope_backward_kernel(co
                 static_cast<const T*>(launch.in[s]) + offsets[kIn + s] + head * launch.head_strides[kIn + s], share,
                 exists && normalises);
         }
-        float cos[kLanePairs], sin[kLanePairs];
-        if (rotates) {
-            load_angles<T>(launch.angles, 0, offsets[kCos], share, exists, cos);
-            load_angles<T>(launch.angles, 1, offsets[kSin], share, exists, sin);
-#pragma unroll
-            for (int i = 0; i < kLanePairs; ++i) sin[i] = -sin[i];
-        }
+        LaneAngles angles;
+        if (rotates) angles = load_angles<T>(launch.angles, offsets[kCos], offsets[kSin], share);
         float g[kStreams][kLaneChannels];
         float sums[2 * kStreams] = {};  // of x^2 and of g * weight * x
 #pragma unroll
         for (int s = 0; s < kStreams; ++s) {
 #pragma unroll
             for (int i = 0; i < kLaneChannels; ++i) g[s][i] = grads[s].value(i);
-            if (rotates) rotate(g[s], cos, sin);
+            if (rotates) rotate<true>(g[s], angles);
             if (!normalises) continue;
 #pragma unroll
             for (int i = 0; i < kLaneChannels; ++i) {

@@ -35,9 +35,9 @@ __global__ void __launch_bounds__(kNormRopeThreads) norm_rope_forward_kernel(con
     const RowGeometry& rows = launch.rows;
     const LaneShare share = LaneShare::of<T>(rows);
     const bool normalises = launch.weights[0] != nullptr;
-    const bool rotates = launch.angles.data[0] != nullptr;
+    const bool rotates = launch.angles.cos != nullptr;
     float weights[kStreams][kLaneChannels];
-    for (int s = 0; normalises && s < kStreams; ++s) load_parameters<T>(launch.weights[s], share, weights[s]);
+    for (int s = 0; normalises && s < kStreams; ++s) load_parameters<T, kVector>(launch.weights[s], share, weights[s]);
 
     const std::uint32_t per_block = kNormRopeThreads / rows.lanes;
     const std::uint32_t of_warp = threadIdx.x / kWarpLanes * (kWarpLanes / rows.lanes);
@@ -62,11 +62,8 @@ __global__ void __launch_bounds__(kNormRopeThreads) norm_rope_forward_kernel(con
                 values[s][h] = load_row<T, kVector>(
                     static_cast<const T*>(launch.in[s]) + offsets[s] + head * launch.head_strides[s], share, valid[h]);
         }
-        float cos[kLanePairs], sin[kLanePairs];
-        if (rotates) {
-            load_angles<T>(launch.angles, 0, offsets[kCos], share, exists, cos);
-            load_angles<T>(launch.angles, 1, offsets[kSin], share, exists, sin);
-        }
+        LaneAngles angles;
+        if (rotates) angles = load_angles<T>(launch.angles, offsets[kCos], offsets[kSin], share);
         float squares[kStreams * kHeads] = {};
         if (normalises) {
 #pragma unroll
@@ -89,7 +86,7 @@ __global__ void __launch_bounds__(kNormRopeThreads) norm_rope_forward_kernel(con
 #pragma unroll
                 for (int i = 0; i < kLaneChannels; ++i) y[i] = y[i] * inverse * weights[s][i];
             }
-            if (rotates) rotate(y, cos, sin);
+            if (rotates) rotate<false>(y, angles);
 #pragma unroll
             for (int i = 0; i < kLaneChannels; ++i) values[s][h].set(i, y[i]);
             const int head = chunk + h * static_cast<int>(rows.head_chunks.divisor);
