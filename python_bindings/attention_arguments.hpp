@@ -37,10 +37,12 @@ inline AttentionShape attention_shape(const std::string& dtype, const Integers& 
     AttentionShape shape;
     shape.dtype = dtype_argument(dtype);
     if (sizes.size() != kAttentionAxes)
-        throw std::invalid_argument("sizes: expected 6 integers (B, V, T, N, H, D), got " + std::to_string(sizes.size()));
+        throw std::invalid_argument("sizes: expected 6 integers (B, V, T, N, H, D), got " +
+                                    std::to_string(sizes.size()));
     for (int axis = 0; axis < kAttentionAxes; ++axis) {
         if (sizes[axis] < 1)
-            throw std::invalid_argument("sizes: expected every size to be at least 1, got " + std::to_string(sizes[axis]));
+            throw std::invalid_argument("sizes: expected every size to be at least 1, got " +
+                                        std::to_string(sizes[axis]));
         shape.sizes[axis] = sizes[axis];
     }
     shape.axes = attention_axes(axes);
@@ -58,10 +60,12 @@ AttentionTensor<Pointer> attention_tensor(const char* name, const AttentionArgum
     const Integers& strides = tensor.second;
     if (tensor.first == 0) throw std::invalid_argument(std::string(name) + ": expected the address of a tensor, got 0");
     if (strides.size() != kAttentionAxes - 1 && strides.size() != kAttentionAxes)
-        throw std::invalid_argument(std::string(name) + ": expected 5 or 6 strides, got " + std::to_string(strides.size()));
+        throw std::invalid_argument(std::string(name) + ": expected 5 or 6 strides, got " +
+                                    std::to_string(strides.size()));
     if (strides.size() == kAttentionAxes && shape.sizes[kAttChannel] > 1 && strides[kAttChannel] != 1)
         throw std::invalid_argument(std::string(name) + ": expected stride 1 for the last axis, got " +
-                                    std::to_string(strides[kAttChannel]) + "; pass a tensor with a contiguous last dimension");
+                                    std::to_string(strides[kAttChannel]) +
+                                    "; pass a tensor with a contiguous last dimension");
     AttentionTensor<Pointer> result;
     result.data = reinterpret_cast<Pointer>(tensor.first);
     for (int axis = 0; axis < kAttentionAxes - 1; ++axis) result.strides[axis] = strides[axis];

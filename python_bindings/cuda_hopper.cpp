@@ -40,8 +40,8 @@ void require_taken(const AttentionForward& args) {
     if (const char* reason = fourreal::cuda::hopper_attention_refusal(args)) throw std::invalid_argument(reason);
 }
 
-void forward(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale, const Tensors& tensors,
-             Address stream) {
+void forward(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale,
+             const Tensors& tensors, Address stream) {
     const AttentionForward args = arguments(dtype, sizes, axes, scale, tensors);
     require_taken(args);
     const py::gil_scoped_release release;
@@ -71,8 +71,9 @@ void fourreal::bindings::bind_hopper(py::module_& module) {
         "frame_attention_refusal names. RuntimeError: the launch failed.";
     module.def("frame_attention_refusal", &::refusal, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "tensors"_a,
                "Why the Hopper kernel does not take q, k, v, out, lse; empty if it does. ValueError: bad arguments.");
-    module.def("frame_attention_forward", &::forward, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "tensors"_a, "stream"_a = 0,
-               ("tensors: q, k, v, out, lse. " + help).c_str());
+    module.def("frame_attention_forward", &::forward, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "tensors"_a,
+               "stream"_a = 0, ("tensors: q, k, v, out, lse. " + help).c_str());
     module.def("frame_attention_forward_pair", &::forward_pair, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "first"_a,
-               "second"_a, "stream"_a = 0, ("Two calls in one launch; each as frame_attention_forward. " + help).c_str());
+               "second"_a, "stream"_a = 0,
+               ("Two calls in one launch; each as frame_attention_forward. " + help).c_str());
 }

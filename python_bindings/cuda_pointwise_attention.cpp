@@ -39,9 +39,10 @@ void backward(const std::string& dtype, const Integers& sizes, const std::string
 
 void bind_pointwise_attention(py::module_& module) {
     const std::string help =
-        "A tensor is (device address, strides in elements); sizes are (B, V, T, N, H, D). shared_bytes: the most shared\n"
-        "memory that a block of the device may have. Asynchronous on `stream` (a cudaStream_t as an integer), which belongs\n"
-        "to the current device. ValueError: bad sizes, strides, dtype or axes. RuntimeError: the launch failed.";
+        "A tensor is (device address, strides in elements); sizes are (B, V, T, N, H, D). shared_bytes: the most\n"
+        "shared memory that a block of the device may have. Asynchronous on `stream` (a cudaStream_t as an integer),\n"
+        "which belongs to the current device. ValueError: bad sizes, strides, dtype or axes. RuntimeError: the launch\n"
+        "failed.";
     module.def("pointwise_attention_forward", &forward, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "tensors"_a,
                "shared_bytes"_a, "stream"_a = 0, ("tensors: q, k, v, out, lse (address 0: none).\n\n" + help).c_str());
     module.def("pointwise_attention_backward", &backward, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "tensors"_a,

@@ -96,7 +96,7 @@ def _build_primitives() -> Result:
     if torch.cuda.get_device_capability() != (9, 0):
         raise Absent("the kernels need compute capability 9.0")
     _MICROTESTS.parent.mkdir(exist_ok=True)
-    sources = ("tests/native/hopper_microtests.cu", "csrc/cuda/hopper_tensor_map.cu")
+    sources = ("tests/native/hopper_microtests/hopper_microtests.cu", "csrc/cuda/hopper_tensor_map.cu")
     printed = _checked([_required("nvcc"), "-O3", "-std=c++17", "-arch", "sm_90a", "-Icsrc/include", "-Icsrc/cuda",
                         *sources, "-o", str(_MICROTESTS)], 90)
     return {"printed": printed[-_TAIL:]}

@@ -38,14 +38,17 @@ std::int64_t stride_of(const Tensor& tensor, const AttentionShape& shape, Attent
 // The columns and planes of a tensor; false if it takes more than five dims.
 template <typename Tensor>
 bool find_layout(const Tensor& tensor, const AttentionShape& shape, Layout* layout) {
-    const std::int64_t batches = shape.sizes[kAttBatch], heads = shape.sizes[kAttHead], head_dim = shape.sizes[kAttChannel];
-    const std::int64_t batch_stride = stride_of(tensor, shape, kAttBatch), head_stride = stride_of(tensor, shape, kAttHead);
+    const std::int64_t batches = shape.sizes[kAttBatch], heads = shape.sizes[kAttHead];
+    const std::int64_t head_dim = shape.sizes[kAttChannel];
+    const std::int64_t batch_stride = stride_of(tensor, shape, kAttBatch);
+    const std::int64_t head_stride = stride_of(tensor, shape, kAttHead);
     if (heads == 1 || head_stride == head_dim) {
         *layout = {{static_cast<int>(head_dim), 1, 0}, heads * head_dim, batches, batch_stride};
         return true;
     }
     // Planes at multiples of the head's stride; those between the batch entries' heads are never read.
-    if (batches > 1 && (head_stride <= 0 || batch_stride % head_stride != 0 || batch_stride / head_stride < heads)) return false;
+    if (batches > 1 && (head_stride <= 0 || batch_stride % head_stride != 0 || batch_stride / head_stride < heads))
+        return false;
     const std::int64_t planes_of_batch = batches > 1 ? batch_stride / head_stride : 0;
     const std::int64_t count = (batches - 1) * planes_of_batch + heads;
     if (count > INT32_MAX) return false;
@@ -65,7 +68,8 @@ const char* tensor_refusal(const Tensor& tensor, const AttentionShape& shape) {
     }
     Layout layout;
     if (!find_layout(tensor, shape, &layout))
-        return "its tensor maps have five dims: heads must lie side by side, or batch entries a whole number of heads apart";
+        return "its tensor maps have five dims: heads must lie side by side, or batch entries a whole number of heads "
+               "apart";
     return nullptr;
 }
 
@@ -161,7 +165,8 @@ const char* hopper_attention_refusal(const AttentionForward& args) {
     const AttentionShape& shape = args.shape;
     FrameAxes axes;
     if (!frame_axes(shape.axes, &axes)) return "its kernel takes the axes 'vn', 'tn' and 'vn|tn'";
-    if (shape.dtype != DType::kFloat16 && shape.dtype != DType::kBFloat16) return "its kernel takes float16 and bfloat16";
+    if (shape.dtype != DType::kFloat16 && shape.dtype != DType::kBFloat16)
+        return "its kernel takes float16 and bfloat16";
     const std::int64_t head_dim = shape.sizes[kAttChannel];
     if (head_dim != 64 && head_dim != 128) return "its kernel takes head dims 64 and 128";
     if (!(shape.scale >= 0)) return "its kernel takes scales of at least 0";

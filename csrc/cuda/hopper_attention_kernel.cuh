@@ -1,76 +1,19 @@
 // Attention over whole frames on Hopper: softmax(scale q k^T) v for the tiles of fourreal/frame_tiles.hpp.
 //
-// A persistent block is a producer warpgroup, of which one warp copies boxes of q, k and v into shared memory (k and v in a ring
-// of two stages), and consumer warpgroups of 64 query rows each. A consumer issues q k^T of key tile i, then the product with v
-// of tile i - 1, whose probabilities are in registers, and computes the softmax of tile i while that product runs. The output
-// replaces q in shared memory and is stored from there in boxes.
+// A persistent block is a producer warpgroup, of which one warp copies boxes of q, k and v into shared memory (k and v
+// in a ring of two stages), and consumer warpgroups of 64 query rows each. A consumer issues q k^T of key tile i, then
+// the product with v of tile i - 1, whose probabilities are in registers, and computes the softmax of tile i while that
+// product runs. Consumers issue their products in turns, so that one computes its softmax while another multiplies. The
+// output replaces q in shared memory and is stored from there in boxes.
 #pragma once
 
 #include <cstdint>
 
-#include "fourreal/frame_tiles.hpp"
-#include "hopper_layout.hpp"
+#include "hopper_attention_config.hpp"
+#include "hopper_attention_consumer.cuh"
 #include "hopper_primitives.cuh"
 
 namespace fourreal::cuda {
-
-// Where a (batch entry, head) lies in a tensor map of dims (columns, N, T, V, planes): heads side by side in the columns, or
-// planes for every (batch entry, head).
-struct TensorPlanes {
-    int columns_of_head;
-    int planes_of_batch;
-    int planes_of_head;
-};
-
-struct HopperStream {
-    TensorMap q, k, v, out;
-    TensorPlanes q_planes, k_planes, v_planes, out_planes;
-    float* lse;
-    std::int64_t lse_strides[5];  // B, V, T, N, H
-};
-
-struct HopperParameters {
-    HopperStream streams[2];
-    FrameTiles tiles;
-    int query_box;     // rows of a box of q and out
-    int key_box;       // rows of a box of k and v
-    float scale_log2;  // scale log2(e), greater than 0
-};
-
-template <typename T, int kHeadDim_, int kKeyRows_, int kConsumers_>
-struct HopperConfig {
-    using Element = T;
-    static constexpr int kHeadDim = kHeadDim_;
-    static constexpr int kKeyRows = kKeyRows_;
-    static constexpr int kConsumers = kConsumers_;
-    static constexpr int kStages = 2;
-    static constexpr int kPanels = kHeadDim / kPanelColumns;
-    static constexpr int kQueryRows = kConsumers * kWgmmaRows;
-    static constexpr int kThreads = (kConsumers + 1) * 128;
-    // The registers of a multiprocessor divided: setmaxnreg takes multiples of 8.
-    static constexpr int kProducerRegisters = kConsumers == 2 ? 24 : 32;
-    static constexpr int kConsumerRegisters = kConsumers == 2 ? 240 : 160;
-
-    static constexpr int kQueryPanelBytes = kQueryRows * kPanelRowBytes;
-    static constexpr int kKeyPanelBytes = kKeyRows * kPanelRowBytes;
-    static constexpr int kQueryBytes = kPanels * kQueryPanelBytes;
-    static constexpr int kKeyBytes = kPanels * kKeyPanelBytes;
-
-    // Offsets in shared memory.
-    static constexpr int kKeys = kQueryBytes;
-    static constexpr int kValues = kKeys + kStages * kKeyBytes;
-    static constexpr int kQueryFull = kValues + kStages * kKeyBytes;
-    static constexpr int kQueryEmpty = kQueryFull + 8;
-    static constexpr int kKeyFull = kQueryEmpty + 8;
-    static constexpr int kKeyEmpty = kKeyFull + 8 * kStages;
-    static constexpr int kValueFull = kKeyEmpty + 8 * kStages;
-    static constexpr int kValueEmpty = kValueFull + 8 * kStages;
-    static constexpr int kSharedBytes = kValueEmpty + 8 * kStages + 1024;  // shared_base() rounds up
-
-    static_assert(kHeadDim % kPanelColumns == 0 && kKeyRows % kWgmmaDepth == 0, "whole panels and whole steps");
-    static_assert(kQueryRows / kBoxUnit <= 32 && kKeyRows / kBoxUnit <= 32, "a lane per box");
-    static_assert(kSharedBytes <= 232448, "the shared memory of a block on sm_90");
-};
 
 // A stage of a ring of barriers and the parity of its current phase.
 template <int kStages>
@@ -119,9 +62,9 @@ FOURREAL_DEVICE void initialise_barriers(std::uint32_t shared) {
 
 // One warp: waits until the tile's memory is free and copies the tile, a box per lane. `row` is the lane's first row.
 template <int kPanels, int kPanelBytes>
-FOURREAL_DEVICE void load_tile(std::uint32_t target, const TensorMap* map, const TensorPlanes& planes, const FrameTile& tile,
-                               const FrameRow& row, int lane, int box_rows, std::uint32_t full, std::uint32_t empty,
-                               int empty_parity) {
+FOURREAL_DEVICE void load_tile(std::uint32_t target, const TensorMap* map, const TensorPlanes& planes,
+                               const FrameTile& tile, const FrameRow& row, int lane, int box_rows, std::uint32_t full,
+                               std::uint32_t empty, int empty_parity) {
     barrier_wait(empty, empty_parity);
     if (lane == 0) barrier_arrive_expecting(full, kPanels * kPanelBytes);
     warp_sync();
@@ -131,8 +74,8 @@ FOURREAL_DEVICE void load_tile(std::uint32_t target, const TensorMap* map, const
         target += static_cast<std::uint32_t>(lane * box_rows * kPanelRowBytes);
 #pragma unroll
         for (int panel = 0; panel < kPanels; ++panel)
-            tensor_load(target + panel * kPanelBytes, map, full, column + panel * kPanelColumns, row.token, row.time, row.view,
-                        plane);
+            tensor_load(target + panel * kPanelBytes, map, full, column + panel * kPanelColumns, row.token, row.time,
+                        row.view, plane);
     }
     warp_sync();
 }
@@ -168,134 +111,6 @@ FOURREAL_DEVICE void produce(const HopperParameters& parameters, std::uint32_t s
         }
     }
 }
-
-// What a thread of a consumer keeps of its two query rows, lane / 4 and lane / 4 + 8 of its warp.
-template <typename Config>
-struct Consumer {
-    static constexpr int kScores = Config::kKeyRows / 2;
-    static constexpr int kOutputs = Config::kHeadDim / 2;
-    static constexpr float kLowest = -INFINITY;
-
-    float scores[kScores];
-    float outputs[kOutputs];
-    std::uint32_t probabilities[kScores / 2];  // pairs, as wgmma takes them
-    float largest[2];                          // of the scores so far
-    float sums[2];                             // of this thread's probabilities, relative to `largest`
-    float shrink[2];                           // what the last key tile's larger maximum makes of older results
-
-    FOURREAL_DEVICE void start() {
-#pragma unroll
-        for (int i = 0; i < kOutputs; ++i) outputs[i] = 0.0f;
-        largest[0] = largest[1] = kLowest;
-        sums[0] = sums[1] = 0.0f;
-    }
-
-    FOURREAL_DEVICE void issue_scores(std::uint32_t queries, std::uint32_t keys) {
-        const std::uint64_t a = columns_descriptor(queries), b = columns_descriptor(keys);
-        wgmma_fence();
-#pragma unroll
-        for (int step = 0; step < Config::kHeadDim / kWgmmaDepth; ++step) {
-            const int panel = step / kDepthsOfPanel, offset = step % kDepthsOfPanel * kColumnsStepBytes;
-            Wgmma<typename Config::Element, Config::kKeyRows>::shared(
-                scores, a + descriptor_step(panel * Config::kQueryPanelBytes + offset),
-                b + descriptor_step(panel * Config::kKeyPanelBytes + offset), step > 0);
-        }
-        wgmma_commit();
-    }
-
-    FOURREAL_DEVICE void issue_outputs(std::uint32_t values) {
-        const std::uint64_t b = rows_descriptor(values, Config::kKeyPanelBytes);
-        pin_registers(outputs);
-        pin_registers(probabilities);
-        wgmma_fence();
-#pragma unroll
-        for (int step = 0; step < Config::kKeyRows / kWgmmaDepth; ++step)
-            Wgmma<typename Config::Element, Config::kHeadDim>::registers(
-                outputs, probabilities + 4 * step, b + descriptor_step(step * kRowsStepBytes), 1);
-        wgmma_commit();
-    }
-
-    // Rows of the key tile that are no tokens: at the end of a frame, or beyond the last frame. `column`: the thread's first.
-    FOURREAL_DEVICE void mask(const FrameMap& frames, int first_key, int column) {
-        const int frame_rows = frames.rows_of_frame();
-        int frame = first_key / frame_rows;
-        int token = first_key - frame * frame_rows;
-#pragma unroll
-        for (int unit = 0; unit < Config::kKeyRows / kBoxUnit; ++unit) {
-            const int valid = frame < frames.key_frames() ? frames.shape.tokens - token : 0;
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-                if (column + i >= valid) scores[4 * unit + i] = scores[4 * unit + 2 + i] = kLowest;
-            token += kBoxUnit;
-            if (token == frame_rows) {
-                token = 0;
-                ++frame;
-            }
-        }
-    }
-
-    // Turns the scores into probabilities relative to the new maxima. The first unit of the first tile is never masked
-    // whole, so the maxima are finite from then on.
-    FOURREAL_DEVICE void softmax(float scale_log2) {
-#pragma unroll
-        for (int row = 0; row < 2; ++row) {
-            float largest_now = largest[row];
-#pragma unroll
-            for (int unit = 0; unit < kScores / 4; ++unit)
-                largest_now = fmaxf(largest_now, fmaxf(scores[4 * unit + 2 * row], scores[4 * unit + 2 * row + 1]));
-            largest_now = fmaxf(largest_now, shuffle_xor(largest_now, 1));
-            largest_now = fmaxf(largest_now, shuffle_xor(largest_now, 2));
-            shrink[row] = exp2_fast((largest[row] - largest_now) * scale_log2);
-            largest[row] = largest_now;
-            const float subtracted = largest_now * scale_log2;
-            float sum = 0.0f;
-#pragma unroll
-            for (int unit = 0; unit < kScores / 4; ++unit) {
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    float& score = scores[4 * unit + 2 * row + i];
-                    score = exp2_fast(fmaf(score, scale_log2, -subtracted));
-                    sum += score;
-                }
-            }
-            sums[row] = sums[row] * shrink[row] + sum;
-        }
-    }
-
-    FOURREAL_DEVICE void pack_probabilities() {
-#pragma unroll
-        for (int i = 0; i < kScores / 2; ++i)
-            probabilities[i] = pack_pair<typename Config::Element>(scores[2 * i], scores[2 * i + 1]);
-    }
-
-    FOURREAL_DEVICE void shrink_outputs() {
-#pragma unroll
-        for (int i = 0; i < kOutputs; ++i) outputs[i] *= shrink[i / 2 % 2];
-    }
-
-    FOURREAL_DEVICE void finish_sums() {
-#pragma unroll
-        for (int row = 0; row < 2; ++row) {
-            sums[row] += shuffle_xor(sums[row], 1);
-            sums[row] += shuffle_xor(sums[row], 2);
-        }
-    }
-
-    // Writes the normalised outputs over the warpgroup's rows of q; `row` is the thread's first row of the query tile.
-    FOURREAL_DEVICE void stage_outputs(std::uint32_t queries, int row, int lane) {
-        const float factors[2] = {1.0f / sums[0], 1.0f / sums[1]};
-#pragma unroll
-        for (int unit = 0; unit < kOutputs / 4; ++unit) {
-            const int panel = unit / 8, column = unit % 8 * 8 + lane % 4 * 2;
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const float* pair = outputs + 4 * unit + 2 * half;
-                store_shared(queries + panel * Config::kQueryPanelBytes + panel_offset(row + 8 * half, column),
-                             pack_pair<typename Config::Element>(pair[0] * factors[half], pair[1] * factors[half]));
-            }
-        }
-    }
-};
 
 // One warp stores the boxes of its warpgroup's 64 rows, one per lane.
 template <typename Config>
@@ -338,7 +153,8 @@ FOURREAL_DEVICE void store_lse(const Consumer<Config>& consumer, const HopperStr
 // All keys of one tile of queries: leaves the consumer with unnormalised outputs and whole sums.
 template <typename Config>
 FOURREAL_DEVICE void attend(Consumer<Config>& consumer, const HopperParameters& parameters, const FrameMap& frames,
-                            std::uint32_t shared, int warpgroup, int query_parity, RingPosition<Config::kStages>& ring) {
+                            std::uint32_t shared, int warpgroup, int query_parity,
+                            RingPosition<Config::kStages>& ring) {
     const std::uint32_t own_queries = shared + warpgroup * (kWgmmaRows * kPanelRowBytes);
     const auto keys = [&](int stage) { return shared + Config::kKeys + stage * Config::kKeyBytes; };
     const auto values = [&](int stage) { return shared + Config::kValues + stage * Config::kKeyBytes; };
@@ -417,7 +233,8 @@ FOURREAL_DEVICE void consume(const HopperParameters& parameters, std::uint32_t s
     for (int index = block_index(); index < tiles; index += block_count()) {
         const FrameMap& frames = parameters.tiles.maps[parameters.tiles.tile(index).stream];
         attend(consumer, parameters, frames, shared, warpgroup, query_parity, ring);
-        finish_tile(consumer, parameters, parameters.tiles.tile(recompute(index)), shared, warpgroup, thread_index() % 128);
+        const FrameTile tile = parameters.tiles.tile(recompute(index));
+        finish_tile(consumer, parameters, tile, shared, warpgroup, thread_index() % 128);
         query_parity ^= 1;
     }
 }

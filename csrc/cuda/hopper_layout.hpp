@@ -1,7 +1,7 @@
 // How tiles of 16-bit elements lie in shared memory for the Hopper kernels, and the descriptors that tell wgmma.
 //
-// A tile is one or more panels of 64 columns; a row of a panel is 128 bytes. Tensor maps and wgmma both exchange the 16-byte
-// chunks of a row by the 128-byte swizzle, which repeats every 8 rows: panels start at multiples of 1024 bytes.
+// A tile is one or more panels of 64 columns; a row of a panel is 128 bytes. Tensor maps and wgmma both exchange the
+// 16-byte chunks of a row by the 128-byte swizzle, which repeats every 8 rows: panels start at multiples of 1024 bytes.
 #pragma once
 
 #include <cstdint>
@@ -24,16 +24,17 @@ FOURREAL_HOST_DEVICE constexpr std::uint32_t panel_offset(int row, int column) {
     return static_cast<std::uint32_t>(row) * kPanelRowBytes + chunk * 16 + static_cast<std::uint32_t>(column % 8) * 2;
 }
 
-// PTX ISA, "Asynchronous warpgroup level matrix shared memory layout": addresses and offsets in units of 16 bytes, swizzle 1
-// means 128 bytes. Neighbouring groups of 8 rows are `stride_bytes` apart, neighbouring panels `leading_bytes`.
+// PTX ISA, "Asynchronous warpgroup level matrix shared memory layout": addresses and offsets in units of 16 bytes,
+// swizzle 1 means 128 bytes. Neighbouring groups of 8 rows are `stride_bytes` apart, neighbouring panels
+// `leading_bytes`.
 FOURREAL_HOST_DEVICE constexpr std::uint64_t matrix_descriptor(std::uint32_t address, std::uint32_t leading_bytes,
                                                                std::uint32_t stride_bytes) {
-    return static_cast<std::uint64_t>((address & 0x3ffffu) >> 4) | static_cast<std::uint64_t>(leading_bytes >> 4) << 16 |
-           static_cast<std::uint64_t>(stride_bytes >> 4) << 32 | std::uint64_t{1} << 62;
+    const std::uint64_t start = (address & 0x3ffffu) >> 4, leading = leading_bytes >> 4, stride = stride_bytes >> 4;
+    return start | leading << 16 | stride << 32 | std::uint64_t{1} << 62;
 }
 
-// Rows x 16 columns of a panel, summed over the columns (K-major). The leading offset is not used, as 16 columns stay inside
-// the swizzle.
+// Rows x 16 columns of a panel, summed over the columns (K-major). The leading offset is not used, as 16 columns stay
+// inside the swizzle.
 FOURREAL_HOST_DEVICE constexpr std::uint64_t columns_descriptor(std::uint32_t panel) {
     return matrix_descriptor(panel, 16, kSwizzleBytes);
 }
@@ -43,8 +44,11 @@ FOURREAL_HOST_DEVICE constexpr std::uint64_t rows_descriptor(std::uint32_t tile,
     return matrix_descriptor(tile, panel_bytes, kSwizzleBytes);
 }
 
-// The descriptor of a matrix that starts `bytes` later, to be added: shared memory ends below the address field's carry.
-FOURREAL_HOST_DEVICE constexpr std::uint64_t descriptor_step(int bytes) { return static_cast<std::uint64_t>(bytes >> 4); }
+// The descriptor of a matrix that starts `bytes` later, to be added: shared memory ends below the address field's
+// carry.
+FOURREAL_HOST_DEVICE constexpr std::uint64_t descriptor_step(int bytes) {
+    return static_cast<std::uint64_t>(bytes >> 4);
+}
 constexpr int kColumnsStepBytes = kWgmmaDepth * 2;           // the next 16 columns
 constexpr int kRowsStepBytes = kWgmmaDepth * kPanelRowBytes;  // the next 16 rows
 

@@ -102,8 +102,8 @@ FOURREAL_DEVICE void prefetch_map(const TensorMap* map) {
 }
 
 // Coordinates are those of the box's first element, dim 0 first.
-FOURREAL_DEVICE void tensor_load(std::uint32_t target, const TensorMap* map, std::uint32_t barrier, int c0, int c1, int c2,
-                                 int c3, int c4) {
+FOURREAL_DEVICE void tensor_load(std::uint32_t target, const TensorMap* map, std::uint32_t barrier, int c0, int c1,
+                                 int c2, int c3, int c4) {
     asm volatile(
         "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
         "[%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(target),

@@ -31,7 +31,8 @@ int launch_pointwise(PointwiseLaunch<Kernels::kOperandCount> launch, const Point
                      const AttentionShape& shape, const PointwiseAxes& axes, void* stream) {
     launch.tiles = plan.tiles;
     for (int i = 0; i < kPositionAxes; ++i)
-        launch.position_sizes[i] = axes.position[i] < 0 ? 1u : static_cast<std::uint32_t>(shape.sizes[axes.position[i]]);
+        launch.position_sizes[i] =
+            axes.position[i] < 0 ? 1u : static_cast<std::uint32_t>(shape.sizes[axes.position[i]]);
     launch.positions = static_cast<std::uint32_t>(plan.positions);
     launch.channels = static_cast<int>(shape.sizes[kAttChannel]);
     launch.lane_bits = row_lane_bits(shape.sizes[kAttChannel]);

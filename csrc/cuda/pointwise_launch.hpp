@@ -76,12 +76,12 @@ PointwiseOperand pointwise_operand(const AttentionTensor<Pointer>& tensor, const
     for (int i = 0; i < kPositionAxes; ++i) operand.position_strides[i] = stride(axes.position[i]);
     operand.entry_strides[1] = stride(axes.entry[1]);
     // Without a first axis, what the second gives when it goes on: rows are then evenly spaced.
-    operand.entry_strides[0] = axes.lengths[0] == 1 ? axes.lengths[1] * operand.entry_strides[1] : stride(axes.entry[0]);
+    operand.entry_strides[0] =
+        axes.lengths[0] == 1 ? axes.lengths[1] * operand.entry_strides[1] : stride(axes.entry[0]);
     operand.vectors = vectors;
     return operand;
 }
 
-// kRows of the operands are staged in shared memory; there are kMatrices of scores.
 struct PointwisePlan {
     PointwiseTiles tiles;
     int warps;
@@ -90,9 +90,9 @@ struct PointwisePlan {
     bool fits;
 };
 
-// Rows, then scores, then the offsets of the positions of each operand.
-inline std::int64_t pointwise_shared_bytes(const PointwiseTiles& tiles, std::int64_t row_bytes, int staged, int matrices,
-                                           int operands) {
+// Rows of the `staged` operands, then matrices of scores, then the offsets of the positions of all operands.
+inline std::int64_t pointwise_shared_bytes(const PointwiseTiles& tiles, std::int64_t row_bytes, int staged,
+                                           int matrices, int operands) {
     const std::int64_t rows = row_bytes * tiles.rows() * staged;
     const std::int64_t scores = std::int64_t{4} * tiles.slots() * tiles.columns() * matrices;
     return rows + scores + std::int64_t{8} * tiles.positions() * operands;

@@ -1,4 +1,5 @@
-// The two products of pointwise attention on rows in shared memory: row with row into scores, and weighted sums of rows.
+// The two products of pointwise attention on rows in shared memory: of rows with rows into scores, and weighted sums of
+// rows.
 #pragma once
 
 #include <cmath>
@@ -19,7 +20,8 @@ __device__ inline void hold([[maybe_unused]] float& value) {
 
 // Sums of the lanes' partial products; the lane with number l has that of query l % 8 in `partial[0]`.
 //
-// partial[i] of a lane belongs to query i ^ (lane % 8), so that a lane always keeps the first half and hands on the second.
+// partial[i] of a lane belongs to query i ^ (lane % 8), so that a lane always keeps the first half and hands on the
+// second.
 __device__ inline float sum_over_lanes(float (&partial)[kQueryTile], int lanes) {
     constexpr unsigned kWholeWarp = 0xffffffffu;
 #pragma unroll
@@ -34,8 +36,8 @@ __device__ inline float sum_over_lanes(float (&partial)[kQueryTile], int lanes) 
     return sum;
 }
 
-// Products of the tile's queries with all entries of their line, times `factor`. Every lane of a warp takes part; `active`:
-// the result counts.
+// Products of the tile's queries with all entries of their line, times `factor`. Every lane of a warp takes part;
+// `active`: the result counts.
 template <typename T>
 __device__ void score_tile(const Rows<T>& access, const T* queries, const T* keys, const LineTile& tile, float factor,
                            float* scores, int columns, bool active) {
@@ -96,24 +98,24 @@ __device__ inline void load_weights(const float* from, float (&weights)[kQueryTi
     }
 }
 
-// Sums of `rows`, for each entry of a tile of a line (tiles.line_tile): with kOfKeys false over what the entry sees as a
-// query, weighted by its column; with true over the queries that see it, weighted by its slot in their columns.
-template <bool kOfKeys, typename T>
+// Sums of `rows` for each entry of a tile of a line (tiles.line_tile): over what the entry sees as a query, weighted by
+// its column, or with `of_keys` over the queries that see it, weighted by its slot in their columns.
+template <typename T>
 __device__ void weigh_tile(const PointwiseTiles& tiles, const Rows<T>& access, const LineTile& tile, const T* rows,
-                           const float* weights, float (&sums)[kQueryTile][kLaneChannels]) {
+                           const float* weights, bool of_keys, float (&sums)[kQueryTile][kLaneChannels]) {
     const int columns = tiles.columns();
 #pragma unroll
     for (int i = 0; i < kQueryTile; ++i) {
 #pragma unroll
         for (int e = 0; e < kLaneChannels; ++e) sums[i][e] = 0.0f;
     }
-    const float* line = kOfKeys ? weights + tile.first_query * columns + tile.first_column - tile.first_query
+    const float* line = of_keys ? weights + tile.first_query * columns + tile.first_column - tile.first_query
                                 : weights + tile.first_column;
 #pragma unroll 2
     for (int entry = 0; entry < tile.length; ++entry) {
         float w[kQueryTile], row[kLaneChannels];
         access.read(rows, tile.row(entry), row);
-        if constexpr (kOfKeys) {
+        if (of_keys) {
 #pragma unroll
             for (int i = 0; i < kQueryTile; ++i) w[i] = line[i * columns + entry];
         } else {
@@ -130,8 +132,8 @@ __device__ void weigh_tile(const PointwiseTiles& tiles, const Rows<T>& access, c
     for (int other = 0; other < tiles.outer; ++other) {
         if (other == tile.line) continue;
         // Entry i of the other line and entry i of this one see each other.
-        const int slot = tiles.padded() + (kOfKeys ? tile.line : other);
-        const int line_of_column = kOfKeys ? other : tile.line;
+        const int slot = tiles.padded() + (of_keys ? tile.line : other);
+        const int line_of_column = of_keys ? other : tile.line;
         float w[kQueryTile];
         load_weights(weights + slot * columns + tiles.column(tile.position, line_of_column, tile.first_query), w);
         int other_row = tiles.row(tile.position, other, tile.first_query);
@@ -147,14 +149,14 @@ __device__ void weigh_tile(const PointwiseTiles& tiles, const Rows<T>& access, c
 }
 
 // Weighted sums of all entries of the block's tile, written to operand `which`.
-template <bool kOfKeys, typename T, int kOperands>
+template <typename T, int kOperands>
 __device__ void weigh_all(const PointwiseLaunch<kOperands>& launch, const std::int64_t* offsets, const Rows<T>& access,
-                          int which, const T* rows, const float* weights) {
+                          int which, const T* rows, const float* weights, bool of_keys) {
 #pragma unroll 1
     for (int index = access.group; index < launch.tiles.line_tiles(); index += access.groups) {
         const LineTile tile = launch.tiles.line_tile(index);
         float sums[kQueryTile][kLaneChannels];
-        weigh_tile<kOfKeys>(launch.tiles, access, tile, rows, weights, sums);
+        weigh_tile(launch.tiles, access, tile, rows, weights, of_keys, sums);
         write_rows(launch, offsets, access, which, tile, sums);
     }
 }

@@ -1,6 +1,6 @@
 // Rows of pointwise attention: from global to shared memory, from there to registers, and results back.
 //
-// A row of `lanes` * 8 channels, zero beyond those of the tensors, is shared by a group of lanes: each holds 8 channels,
+// A row of `lanes` * 8 channels, zero beyond those of the tensor, is shared by a group of lanes: each holds 8 channels,
 // in one vector of 16 bytes for 16-bit elements and in two, `lanes` vectors apart, for float.
 #pragma once
 
@@ -99,16 +99,26 @@ struct Rows {
 #pragma unroll
         for (int i = 0; i < kVectors; ++i) {
             const int first = channel(i);
+            if (first >= channels) continue;
             Vector vector;
 #pragma unroll
             for (int e = 0; e < kWidth; ++e) vector.item[e] = from_float<T>(values[i * kWidth + e]);
-            if (vectors) {
-                if (first < channels) store_pack(target + first, vector);
-                continue;
-            }
-#pragma unroll
-            for (int e = 0; e < kWidth; ++e)
-                if (first + e < channels) target[first + e] = vector.item[e];
+            if (vectors) store_pack(target + first, vector);
+            else write_elements(target + first, vector, min(kWidth, channels - first));
+        }
+    }
+
+private:
+    // Shifts the vector instead of indexing it, which unrolled would be most of a kernel's code.
+    __device__ static void write_elements(T* target, const Vector& vector, int count) {
+        constexpr int kBits = 8 * sizeof(T);
+        std::uint64_t words[2];
+        memcpy(words, &vector, sizeof(words));
+#pragma unroll 1
+        for (int e = 0; e < count; ++e) {
+            memcpy(target + e, words, sizeof(T));
+            words[0] = words[0] >> kBits | words[1] << (64 - kBits);
+            words[1] >>= kBits;
         }
     }
 };
@@ -146,7 +156,8 @@ __device__ inline std::int64_t entry_offset(const PointwiseOperand& operand, int
 template <typename T>
 class EntryWalk {
 public:
-    __device__ EntryWalk(const PointwiseOperand& operand, std::int64_t position_offset, int columns, int entry, int step)
+    __device__ EntryWalk(const PointwiseOperand& operand, std::int64_t position_offset, int columns, int entry,
+                         int step)
         : columns_(columns), wrap_(operand.entry_strides[0] - columns * operand.entry_strides[1]) {
         const int first = quotient(entry, columns);
         const int first_step = quotient(step, columns);
@@ -189,7 +200,8 @@ __device__ void copy_rows(const PointwiseLaunch<kOperands>& launch, const std::i
     if (!is_position(launch, position)) return;
     const int step = tiles.copied_entry(access.groups);
     int entry = tiles.copied_entry(access.group);
-    EntryWalk<const T> source(operand, offsets[(which << tiles.position_bits) + position], tiles.entry_columns, entry, step);
+    const std::int64_t offset = offsets[(which << tiles.position_bits) + position];
+    EntryWalk<const T> source(operand, offset, tiles.entry_columns, entry, step);
     T* target = rows + tiles.row(position, 0, entry) * access.pitch;
     const int target_step = step * access.pitch;
     if (!operand.vectors) {

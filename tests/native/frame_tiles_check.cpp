@@ -85,7 +85,8 @@ void check(const Case& c) {
                     tile.head >= 0 && tile.head < shape.heads,
                 "a tile outside", c);
         const FrameMap& map = c.tiles.maps[tile.stream];
-        require(tile.group >= 0 && tile.group < map.groups() && tile.first_row < map.query_rows(), "a group outside", c);
+        require(tile.group >= 0 && tile.group < map.groups(), "a group outside", c);
+        require(tile.first_row >= 0 && tile.first_row < map.query_rows(), "a tile without rows", c);
         require(map.key_rows() <= last_keys, "long tiles first", c);
         last_keys = map.key_rows();
         std::vector<int> counts(grid_rows);

@@ -1,5 +1,5 @@
-// Goes through the index maps of the CUDA kernels of pointwise attention for hundreds of calls: every row is copied once,
-// every query sees every key that it should exactly once, every output is written once. Prints what is wrong.
+// Goes through the index maps of the CUDA kernels of pointwise attention for hundreds of calls: every row is copied
+// once, every query sees every key that it should exactly once, every output is written once. Prints what is wrong.
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -128,7 +128,7 @@ void check_softmax(const PointwisePlan& plan, const PointwiseAxes& axes, const s
     check(static_cast<int>(queries.size()) == tiles.rows(), "a query without a column");
 }
 
-// Sums over keys (kOfKeys false in the kernels) and over queries: each output once, each weight where its score was.
+// Sums over keys (of_keys false in the kernels) and over queries: each output once, each weight where its score was.
 void check_sums(const PointwisePlan& plan, const std::map<Cell, Pair>& written, bool of_keys) {
     const PointwiseTiles& tiles = plan.tiles;
     std::set<int> outputs;
@@ -144,7 +144,8 @@ void check_sums(const PointwisePlan& plan, const std::map<Cell, Pair>& written, 
                       "a weight of another pair");
             };
             for (int entry = 0; entry < tile.length; ++entry)
-                if (of_keys) check_weight(tile.first_query + i, tile.first_column - tile.first_query + entry, tile.row(entry));
+                if (of_keys)
+                    check_weight(tile.first_query + i, tile.first_column - tile.first_query + entry, tile.row(entry));
                 else check_weight(entry, tile.first_column + i, tile.row(entry));
             for (int other = 0; tiles.is_union() && other < tiles.outer; ++other) {
                 if (other == tile.line) continue;
@@ -159,13 +160,16 @@ void check_sums(const PointwisePlan& plan, const std::map<Cell, Pair>& written, 
 }
 
 // False: the rows do not fit the shared memory, and another kernel takes the call.
-bool check_call(const char* axes_name, int views, int times, int tokens, int channels, int bytes, int limit, bool backward) {
+bool check_call(const char* axes_name, int views, int times, int tokens, int channels, int bytes, int limit,
+                bool backward) {
     const Call call = make_call(axes_name, views, times, tokens, channels, bytes);
     const PointwiseAxes axes = pointwise_axes(call.shape, call.strides);
-    const PointwisePlan plan = pointwise_plan(call.shape, axes, backward ? 4 : 3, backward ? 2 : 1, backward ? 8 : 5, limit);
+    const PointwisePlan plan = backward ? pointwise_plan(call.shape, axes, 4, 2, 8, limit)
+                                        : pointwise_plan(call.shape, axes, 3, 1, 5, limit);
     if (!plan.fits) return false;
     check(plan.shared_bytes <= limit && plan.warps >= 1 && plan.warps <= kMaxWarps, "a block that is too large");
-    check(plan.positions * plan.tiles.entries() == std::int64_t{2} * views * times * tokens * 3, "positions are missing");
+    const std::int64_t rows = std::int64_t{2} * views * times * tokens * 3;
+    check(plan.positions * plan.tiles.entries() == rows, "positions are missing");
     check_copies(plan, plan.warps * kWarpLanes >> row_lane_bits(channels));
     const std::map<Cell, Pair> written = scores(plan);
     check_softmax(plan, axes, written);

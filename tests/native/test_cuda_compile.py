@@ -76,6 +76,19 @@ def test_vector_accesses_are_emitted(source, tmp_path):
 
 
 @NO_NVCC
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_pointwise_attention_moves_vectors(direction, tmp_path):
+    """Rows go to shared memory, to registers and back by 16 bytes; the element paths stay small."""
+    assembly = tmp_path / "out.ptx"
+    compile_source(ROOT / f"csrc/cuda/pointwise_attention_{direction}.cu", "sm_90a", "-ptx", "-o", str(assembly))
+    kernels = assembly.read_text().split(".entry ")[1:]
+    assert len(kernels) == 3
+    for kernel in kernels:
+        assert kernel.count("cp.async.cg.shared.global") >= 3 and kernel.count("ld.shared.v4") >= 16
+        assert kernel.count("st.global.v4") >= 8 and len(re.findall(r"st\.global\.(?!v4)", kernel)) <= 20
+
+
+@NO_NVCC
 def test_library_is_built_where_nvcc_is():
     library = native.cuda_library()
     assert library is not None, native.why_missing("cuda")

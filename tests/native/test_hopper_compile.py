@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {name: ROOT / folder / f"{name}.cu" for name, folder in
-           (("hopper_attention", "csrc/cuda"), ("hopper_microtests", "tests/native"))}
+           (("hopper_attention", "csrc/cuda"), ("hopper_microtests", "tests/native/hopper_microtests"))}
 # float16 and bfloat16, D = 64, and D = 128 with 128 and 192 keys in a tile
 ATTENTION_KERNELS = 6
 SHARED_LIMIT = 232_448

@@ -1,11 +1,11 @@
 // How attention over whole frames ("vn", "tn", "vn|tn") is cut into tiles, as plain functions for host and device.
 //
 // Queries that share their keys are a group: the frames of one timestep ("vn"), of one view ("tn"), or a single frame
-// ("vn|tn"). The rows of a group are its frames' tokens, frame after frame, each frame rounded up to a multiple of 8 rows; so
-// are the rows of its keys. A tile is a number of neighbouring rows. It is copied in boxes of a fixed number of rows, none of
-// which crosses from one frame into the next: the box divides the rows of a frame and the tile. Rows that are no tokens, at the
-// end of a frame or beyond the last frame, lie outside the tensor's token axis, where a tensor map reads zeros and writes
-// nothing.
+// ("vn|tn"). The rows of a group are its frames' tokens, frame after frame, each frame rounded up to a multiple of 8
+// rows; so are the rows of its keys. A tile is a number of neighbouring rows. It is copied in boxes of a fixed number
+// of rows, none of which crosses from one frame into the next: the box divides the rows of a frame and the tile. Rows
+// that are no tokens, at the end of a frame or beyond the last frame, lie outside the tensor's token axis, where a
+// tensor map reads zeros and writes nothing.
 #pragma once
 
 #include <cstdint>
@@ -106,9 +106,9 @@ struct FrameTile {
     int stream, batch, head, group, first_row;
 };
 
-// All tiles of one attention or of two of equal shape, in the order in which persistent blocks take them: block i takes the
-// tiles i, i + blocks, i + 2 blocks, ... The stream with more keys comes first, so that its long tiles do not come last.
-// Tiles that read the same keys are neighbours: the tiles of a group, then the groups of a head.
+// All tiles of one attention or of two of equal shape, in the order in which persistent blocks take them: block i takes
+// the tiles i, i + blocks, i + 2 blocks, ... The stream with more keys comes first, so that its long tiles do not come
+// last. Tiles that read the same keys are neighbours: the tiles of a group, then the groups of a head.
 struct FrameTiles {
     FrameMap maps[2];
     int streams;

@@ -2,11 +2,11 @@
 //
 // A position is one value of the axes that are not attended over: it has `entries` rows of q, k and v. A tile is what a
 // block works on: some neighbouring positions, all their rows in shared memory. Rows are taken as `outer` lines of
-// `inner` entries: a single axis, and all frames ("vt"), are one line; of the union "v|t" the lines lie along one axis and
-// the cross lines along the other, and a row sees its line and its cross line, itself once.
+// `inner` entries: a single axis, and all frames ("vt"), are one line; of the union "v|t" the lines lie along one axis
+// and the cross lines along the other, and a row sees its line and its cross line, itself once.
 //
-// Scores are a matrix of slots (what a query sees) and columns (queries, each line padded to whole tiles of queries): slot
-// k of a column is entry k of the query's line, slot padded() + k entry k of its cross line.
+// Scores are a matrix of slots (what a query sees) and columns (queries, each line padded to whole tiles of queries):
+// slot k of a column is entry k of the query's line, slot padded() + k entry k of its cross line.
 #pragma once
 
 #include <cstdint>
@@ -68,8 +68,8 @@ struct PointwiseTiles {
         return (position * outer + line) * padded() + entry;
     }
 
-    // Group g of G, a multiple of positions(), copies entries copied_entry(g), copied_entry(g) + copied_entry(G), ... of
-    // position copied_position(g): neighbouring positions are neighbours in memory.
+    // Group g of G, a multiple of positions(), copies entries copied_entry(g), copied_entry(g) + copied_entry(G), ...
+    // of position copied_position(g): neighbouring positions are neighbours in memory.
     FOURREAL_HOST_DEVICE int copied_position(int group) const { return group & (positions() - 1); }
     FOURREAL_HOST_DEVICE int copied_entry(int group) const { return group >> position_bits; }
 

@@ -1,8 +1,9 @@
 // A block of threads on the host: each thread is a fiber with its own stack, and one runs at a time.
 //
-// A thread that waits gives up its turn until its condition holds. Copies and warpgroup products are queued. What comes next is
-// the order's choice: copies and products at once (0); only when no thread can run, copies before products (1); or by a random
-// number generator with that seed. When nothing can run any more, the program ends with what each warp waits for.
+// A thread that waits gives up its turn until its condition holds. Copies and warpgroup products are queued. What comes
+// next is the order's choice: copies and products at once (0); only when no thread can run, copies before products (1);
+// or by a random number generator with that seed. When nothing can run any more, the program ends with what each warp
+// waits for.
 #pragma once
 
 #include <ucontext.h>
@@ -22,7 +23,7 @@ namespace hopper_on_host {
 
 constexpr int kWarp = 32;
 constexpr std::size_t kStackBytes = 128 * 1024;
-constexpr std::uint32_t kSharedWindow = 0x400;  // where dynamic shared memory starts: not at a multiple of 1024 of itself
+constexpr std::uint32_t kSharedWindow = 0x410;  // where dynamic shared memory starts: not at a multiple of 1024
 enum Order : int { kEager = 0, kLazy = 1 };     // others are seeds
 
 struct Fiber {
@@ -123,8 +124,8 @@ inline void report_deadlock() {
         const bool repeats = thread % kWarp != 0 && !block->fibers[thread - 1].done &&
                              std::strcmp(fiber.waits_for, block->fibers[thread - 1].waits_for) == 0;
         if (!repeats)
-            message += "\n  from warp " + std::to_string(thread / kWarp) + " lane " + std::to_string(thread % kWarp) + ": " +
-                       fiber.waits_for;
+            message += "\n  from warp " + std::to_string(thread / kWarp) + " lane " + std::to_string(thread % kWarp) +
+                       ": " + fiber.waits_for;
     }
     stop(message);
 }

@@ -1,19 +1,18 @@
-// The functions of hopper_primitives.cuh on the host, after the PTX ISA: mbarriers, boxes through tensor maps with the 128-byte
-// swizzle, wgmma with descriptors decoded from their bits, and the two views of shared memory between which
-// fence.proxy.async moves writes.
+// The functions of hopper_primitives.cuh, hopper_wgmma.cuh, hopper_tensor_map.hpp and hopper_launch.cuh on the host.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <map>
-#include <string>
+#include <functional>
 #include <utility>
 #include <vector>
 
 #include "block.hpp"
 #include "fourreal/dtype.hpp"
 #include "hopper_tensor_map.hpp"
+#include "memory.hpp"
+#include "products.hpp"
 
 #define __global__
 #define __device__
@@ -26,211 +25,6 @@ namespace hopper_on_host {
 
 inline int multiprocessors = 2;
 inline int order_of_launches = kEager;
-
-inline unsigned char* bytes_at(std::vector<unsigned char>& memory, std::uint32_t address, std::size_t count) {
-    require(address >= kSharedWindow && address + count <= memory.size(), "an address outside the block's shared memory");
-    return memory.data() + address;
-}
-
-// ---- mbarriers ----
-
-// The 64 bits of an mbarrier; the ISA leaves their meaning open.
-struct BarrierState {
-    std::uint32_t pending : 15;
-    std::uint32_t expected : 15;
-    std::uint32_t phase : 1;
-    std::uint32_t invalid : 1;  // memory that was never initialised is all ones
-    std::int32_t bytes;
-};
-static_assert(sizeof(BarrierState) == 8);
-
-inline BarrierState load_barrier(std::uint32_t address) {
-    require(address % 8 == 0, "an mbarrier is not aligned to 8 bytes");
-    BarrierState state;
-    std::memcpy(&state, bytes_at(block->shared, address, 8), 8);
-    require(!state.invalid, "an mbarrier is used before it is initialised");
-    return state;
-}
-
-inline void store_barrier(std::uint32_t address, BarrierState state) {
-    if (state.pending == 0 && state.bytes == 0) {
-        state.phase ^= 1u;
-        state.pending = state.expected;
-    }
-    std::memcpy(bytes_at(block->shared, address, 8), &state, 8);
-}
-
-inline void complete_bytes(std::uint32_t barrier, int bytes) {
-    BarrierState state = load_barrier(barrier);
-    state.bytes -= bytes;
-    store_barrier(barrier, state);
-}
-
-// ---- Tensor maps ----
-
-struct HostTensorMap {
-    unsigned char* data;
-    std::uint64_t sizes[5];
-    std::uint64_t strides[5];  // in bytes
-    std::uint8_t box_columns, padding;
-    std::uint16_t box_rows;
-    std::uint32_t mark;
-};
-constexpr std::uint32_t kMark = 0x7e450a;
-static_assert(sizeof(HostTensorMap) <= sizeof(fourreal::cuda::TensorMap));
-
-inline HostTensorMap decode(const fourreal::cuda::TensorMap* map) {
-    require(reinterpret_cast<std::uintptr_t>(map) % 64 == 0, "a tensor map is not aligned to 64 bytes");
-    HostTensorMap result;
-    std::memcpy(&result, map, sizeof(result));
-    require(result.mark == kMark, "no tensor map");
-    return result;
-}
-
-inline std::uint32_t swizzled(std::uint32_t address) { return address ^ (address >> 7 & 7u) << 4; }
-
-// Calls visit(shared address, element or null outside the tensor) for every element of a box.
-template <typename Visit>
-void walk_box(const HostTensorMap& map, std::uint32_t shared, const int (&corner)[5], const Visit& visit) {
-    require(shared % 128 == 0, "a box in shared memory is not aligned to 128 bytes");
-    for (int row = 0; row < map.box_rows; ++row)
-        for (int column = 0; column < map.box_columns; ++column) {
-            const std::int64_t at[5] = {corner[0] + column, corner[1] + row, corner[2], corner[3], corner[4]};
-            unsigned char* element = map.data;
-            for (int dim = 0; dim < 5 && element; ++dim) {
-                const bool inside = at[dim] >= 0 && static_cast<std::uint64_t>(at[dim]) < map.sizes[dim];
-                element = inside ? element + static_cast<std::uint64_t>(at[dim]) * map.strides[dim] : nullptr;
-            }
-            visit(swizzled(shared + static_cast<std::uint32_t>(row * 128 + column * 2)), element);
-        }
-}
-
-inline void load_box(const HostTensorMap& map, std::uint32_t target, std::uint32_t barrier, const int (&corner)[5]) {
-    walk_box(map, target, corner, [](std::uint32_t address, const unsigned char* element) {
-        const unsigned char zero[2] = {0, 0};
-        std::memcpy(bytes_at(block->shared, address, 2), element ? element : zero, 2);
-        std::memcpy(bytes_at(block->shared_async, address, 2), element ? element : zero, 2);
-    });
-    complete_bytes(barrier, map.box_columns * map.box_rows * 2);
-}
-
-inline void store_box(const HostTensorMap& map, std::uint32_t source, const int (&corner)[5]) {
-    walk_box(map, source, corner, [](std::uint32_t address, unsigned char* element) {
-        if (element) std::memcpy(element, bytes_at(block->shared_async, address, 2), 2);
-    });
-}
-
-// ---- wgmma ----
-
-struct Product {
-    float* d;
-    int columns;
-    std::uint64_t a, b;
-    const std::uint32_t* a_registers;  // null: a is a descriptor
-    bool accumulate;
-    float (*to_float)(std::uint16_t);
-};
-
-struct ThreadProducts {
-    std::vector<Product> open;
-    std::deque<std::vector<Product>> groups;
-    bool fenced = false;
-    int issued = 0;
-};
-
-inline std::vector<ThreadProducts> products;
-// What every warp of a warpgroup has to issue: (warpgroup, number) -> descriptors.
-inline std::map<std::pair<int, int>, std::pair<std::uint64_t, std::uint64_t>> issued;
-
-struct Descriptor {
-    std::uint32_t address, leading, stride;
-
-    explicit Descriptor(std::uint64_t bits)
-        : address(static_cast<std::uint32_t>(bits & 0x3fff) << 4),
-          leading(static_cast<std::uint32_t>(bits >> 16 & 0x3fff) << 4),
-          stride(static_cast<std::uint32_t>(bits >> 32 & 0x3fff) << 4) {
-        require(bits >> 62 == 1, "a descriptor without the 128-byte swizzle");
-        require((bits >> 49 & 7) == 0, "a descriptor with a base offset");
-        require((bits & 0x1fff'c000'c000'c000) == 0, "a descriptor with bits between its fields");
-    }
-    // Row `row` of a K-major matrix, element `k` of its 16.
-    std::uint32_t k_major(int row, int k) const {
-        return swizzled(address + static_cast<std::uint32_t>(row / 8) * stride + static_cast<std::uint32_t>(row % 8 * 128 + k * 2));
-    }
-    // Element `k` of column `column` of an MN-major matrix.
-    std::uint32_t mn_major(int column, int k) const {
-        return swizzled(address + static_cast<std::uint32_t>(column / 64) * leading + static_cast<std::uint32_t>(k / 8) * stride +
-                        static_cast<std::uint32_t>(column % 64 * 2 + k % 8 * 128));
-    }
-};
-
-inline float element(const Product& product, std::uint32_t address) {
-    std::uint16_t bits;
-    std::memcpy(&bits, bytes_at(block->shared_async, address, 2), 2);
-    return product.to_float(bits);
-}
-
-// The 16 rows of one warp of a product, all lanes' registers at hand.
-inline void multiply_warp(const std::vector<Product>& lanes, int warp) {
-    const Product& first = lanes[0];
-    const Descriptor b_bits(first.b);
-    static thread_local float a[16][16], b[16][256];
-    for (int k = 0; k < 16; ++k)
-        for (int column = 0; column < first.columns; ++column)
-            b[k][column] = element(first, first.a_registers ? b_bits.mn_major(column, k) : b_bits.k_major(column, k));
-    for (int row = 0; row < 16; ++row)
-        for (int k = 0; k < 16; ++k) {
-            if (!first.a_registers) {
-                a[row][k] = element(first, Descriptor(first.a).k_major(warp % 4 * 16 + row, k));
-                continue;
-            }
-            const Product& owner = lanes[static_cast<std::size_t>(row % 8 * 4 + k % 8 / 2)];
-            const std::uint32_t pair = owner.a_registers[k / 8 * 2 + row / 8];
-            a[row][k] = first.to_float(static_cast<std::uint16_t>(k % 2 ? pair >> 16 : pair));
-        }
-    for (int lane = 0; lane < kWarp; ++lane)
-        for (int i = 0; i < first.columns / 2; ++i) {
-            const int row = lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-            float sum = 0.0f;
-            for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k][column];
-            float& d = lanes[static_cast<std::size_t>(lane)].d[i];
-            d = lanes[static_cast<std::size_t>(lane)].accumulate ? d + sum : sum;
-        }
-}
-
-// Completes groups of a warp until `left` are pending.
-inline void finish_groups(std::size_t warp, std::size_t left) {
-    ThreadProducts* lanes = &products[warp * kWarp];
-    while (lanes[0].groups.size() > left) {
-        for (std::size_t i = 0; i < lanes[0].groups.front().size(); ++i) {
-            std::vector<Product> together;
-            for (int lane = 0; lane < kWarp; ++lane) {
-                require(!lanes[lane].groups.empty() && lanes[lane].groups.front().size() == lanes[0].groups.front().size(),
-                        "the lanes of a warp have issued different products");
-                together.push_back(lanes[lane].groups.front()[i]);
-                require(together[0].a == together.back().a && together[0].b == together.back().b,
-                        "the lanes of a warp have different descriptors");
-            }
-            multiply_warp(together, static_cast<int>(warp));
-        }
-        for (int lane = 0; lane < kWarp; ++lane) lanes[lane].groups.pop_front();
-    }
-}
-
-inline void issue(const Product& product) {
-    ThreadProducts& own = products[static_cast<std::size_t>(block->current)];
-    require(own.fenced, "wgmma without wgmma.fence");
-    const auto key = std::make_pair(block->current / 128, own.issued++);
-    const auto descriptors = std::make_pair(product.a, product.b);
-    require(issued.emplace(key, descriptors).first->second == descriptors,
-            "the warps of a warpgroup have issued different products");
-    own.open.push_back(product);
-}
-
-inline float bfloat16_value(std::uint16_t bits) { return fourreal::load(static_cast<fourreal::BFloat16>(bits)); }
-inline float float16_value(std::uint16_t bits) { return fourreal::load(static_cast<fourreal::Float16>(bits)); }
-template <typename T>
-using ToFloat = std::conditional<std::is_same<T, fourreal::BFloat16>::value, std::true_type, std::false_type>;
 
 }  // namespace hopper_on_host
 
@@ -303,8 +97,8 @@ inline void barrier_wait(std::uint32_t barrier, int parity) {
 
 inline void prefetch_map(const TensorMap* map) { host::decode(map); }
 
-inline void tensor_load(std::uint32_t target, const TensorMap* map, std::uint32_t barrier, int c0, int c1, int c2, int c3,
-                        int c4) {
+inline void tensor_load(std::uint32_t target, const TensorMap* map, std::uint32_t barrier, int c0, int c1, int c2,
+                        int c3, int c4) {
     const host::HostTensorMap decoded = host::decode(map);
     host::asynchronously([=] { host::load_box(decoded, target, barrier, {c0, c1, c2, c3, c4}); });
 }
@@ -332,8 +126,8 @@ inline void wait_stores_read() {
 
 inline void fence_shared_writes() {
     std::vector<std::uint32_t>& written = host::block->unfenced[static_cast<std::size_t>(thread_index())];
-    for (std::uint32_t address : written)
-        std::memcpy(host::bytes_at(host::block->shared_async, address, 4), host::bytes_at(host::block->shared, address, 4), 4);
+    for (std::uint32_t at : written)
+        std::memcpy(host::bytes_at(host::block->shared_async, at, 4), host::bytes_at(host::block->shared, at, 4), 4);
     written.clear();
 }
 
@@ -419,7 +213,8 @@ inline int encode_tensor_map(TensorMap* map, DType, const void* data, const Tens
 }
 
 template <typename Kernel, typename Parameters>
-int launch_persistent(Kernel kernel, int most_blocks, int threads, int shared_bytes, void*, const Parameters& parameters) {
+int launch_persistent(Kernel kernel, int most_blocks, int threads, int shared_bytes, void*,
+                      const Parameters& parameters) {
     const int blocks = most_blocks < host::multiprocessors ? most_blocks : host::multiprocessors;
     for (int index = 0; index < blocks; ++index) {
         host::products.assign(static_cast<std::size_t>(threads), {});

@@ -25,5 +25,5 @@ fourreal::DType fourreal::bindings::cuda_dtype_argument(const std::string& name)
 PYBIND11_MODULE(_cuda, module) {
     fourreal::bindings::bind_hopper(module);
     module.def("set_launches", &hopper_on_host::set_launches, py::arg("multiprocessors"), py::arg("order"),
-               "How many blocks run, one after the other, and in what order threads and copies take turns: see block.hpp.");
+               "How many blocks run, one after the other, and the order of threads and copies (see block.hpp).");
 }
