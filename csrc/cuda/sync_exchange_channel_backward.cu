@@ -67,11 +67,16 @@ __device__ void store_sums(const Launch& launch, std::int64_t sample, std::int64
         for (int i = 0; i < kWidth; ++i) shared[thread][i] = sums[list][i];
         __syncthreads();
         if (threadIdx.y == 0 && channel < launch.channels) {
+            constexpr int kStored = kWidth == 1 ? 1 : kPackWidth<float>;
 #pragma unroll
-            for (int i = 0; i < kWidth; ++i) {
-                float total = 0.0f;
-                for (unsigned y = 0; y < blockDim.y; ++y) total += shared[y * blockDim.x + threadIdx.x][i];
-                lists[list * launch.channels + i] = total;
+            for (int first = 0; first < kWidth; first += kStored) {
+                Pack<float, kStored> totals = {};
+                for (unsigned y = 0; y < blockDim.y; ++y) {
+#pragma unroll
+                    for (int i = 0; i < kStored; ++i)
+                        totals.item[i] += shared[y * blockDim.x + threadIdx.x][first + i];
+                }
+                store_pack(lists + list * launch.channels + first, totals);
             }
         }
         __syncthreads();
@@ -126,7 +131,8 @@ int launch_kernel(Launch launch, std::int64_t row_blocks, cudaStream_t stream) {
 
 template <typename T, ExchangeKind kKind>
 int launch_access(const Launch& launch, std::int64_t row_blocks, cudaStream_t stream) {
-    if (rows_are_aligned<T>(launch.tensors, launch.channels) && parameters_are_aligned(launch.parameters))
+    if (rows_are_aligned<T>(launch.tensors, launch.channels) && parameters_are_aligned(launch.parameters) &&
+        is_aligned(launch.partial))
         return launch_kernel<T, kPackWidth<T>, kKind>(launch, row_blocks, stream);
     return launch_kernel<T, 1, kKind>(launch, row_blocks, stream);
 }
