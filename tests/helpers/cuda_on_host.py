@@ -114,10 +114,9 @@ def _operators_bound() -> list[str]:
     return sorted(path.stem.removeprefix("cuda_") for path in BINDINGS.glob("cuda_*.cpp"))
 
 
-def _stubs(operators: Iterable[str]) -> Path:
+def _stubs(operators: Iterable[str], folder: Path) -> Path:
     """Defines the bind_<op> of the operators that a module is built without."""
-    operators = list(operators)
-    source = _folder() / f"without_{'_'.join(operators) or 'none'}.cpp"
+    source = folder / "stubs.cpp"
     bodies = "".join(f"void bind_{name}(pybind11::module_&) {{}}\n" for name in operators)
     source.write_text("namespace pybind11 { class module_; }\nnamespace fourreal::bindings {\n" + bodies + "}\n")
     return source
@@ -144,9 +143,8 @@ def _module(sources: tuple[str, ...], sanitized: bool) -> Path:
     operators = {_binding_of(source) for source in sources}
     kernels = [_object(path, sanitized) for path in (*RUNTIME, BASE[0], *(CUDA / f"{name}.cu" for name in sources))]
     bindings = [_object(path, False) for path in (BASE[1], *(BINDINGS / f"cuda_{name}.cpp" for name in operators))]
-    stubs = _stubs(name for name in _operators_bound() if name not in operators)
-    folder = _folder() / "_".join((*sources, "sanitized" if sanitized else "plain"))
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(dir=_folder()))
+    stubs = _stubs((name for name in _operators_bound() if name not in operators), folder)
     module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     objects = [_compile_binding(stubs, folder / "stubs.o", None), *(built.result() for built in (*kernels, *bindings))]
     _link(module, objects, sanitized, "-shared")
