@@ -1,6 +1,6 @@
 // Gradients of the per-channel exchange in one pass: two gradients and two streams are read once, two gradients written
-// once, 6 * M * C elements for M rows. Sums over rows stay in registers; every block leaves its own, to be added in a fixed
-// order, so that results repeat bit for bit.
+// once, 6 * M * C elements for M rows. Sums over rows stay in registers; every block leaves its own, to be added in a
+// fixed order, so that results repeat bit for bit.
 #include "fourreal/sync_exchange.hpp"
 
 #include "exchange_mix.cuh"
@@ -59,7 +59,8 @@ template <int kOutputs, int kWidth>
 __device__ void store_sums(const Launch& launch, std::int64_t sample, std::int64_t channel,
                            const Sums<kOutputs, kWidth>& sums) {
     __shared__ float shared[kThreads][kWidth];
-    float* const lists = launch.partial + (sample * gridDim.x + blockIdx.x) * (3 * kOutputs) * launch.channels + channel;
+    const std::int64_t block = sample * gridDim.x + blockIdx.x;
+    float* const lists = launch.partial + block * (3 * kOutputs) * launch.channels + channel;
 #pragma unroll
     for (int list = 0; list < 3 * kOutputs; ++list) {
         const int thread = threadIdx.y * blockDim.x + threadIdx.x;
