@@ -1,4 +1,5 @@
-// A whole row held by the threads of a block: eight neighbouring channels a thread, in registers, and sums over the row.
+// A whole row held by the threads of a block: eight neighbouring channels a thread, in registers, and sums over the
+// row.
 #pragma once
 
 #include "exchange_rows.cuh"
@@ -60,8 +61,8 @@ inline dim3 row_block(std::int64_t channels) {
     return dim3(lanes, 128 / lanes);
 }
 
-// Sums of every value over the threads of a row, for blocks of row_block(). All threads of the block call it. Successive
-// calls take different `shared`, so that one barrier a call is enough.
+// Sums of every value over the threads of a row, for blocks of row_block(). All threads of the block call it.
+// Successive calls take different `shared`, so that one barrier a call is enough.
 template <int kCount>
 __device__ void sum_over_row(float (&values)[kCount], float (*shared)[kCount]) {
     for (unsigned offset = (blockDim.x < 32 ? blockDim.x : 32) / 2; offset > 0; offset /= 2) {

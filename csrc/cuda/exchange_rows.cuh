@@ -88,7 +88,9 @@ struct WholePack {
     std::int64_t channels;
 
     __device__ Values load(const T* row) const { return load_pack<T, kWidth>(row + first); }
-    __device__ void store(T* row, const float (&values)[kWidth]) const { store_pack(row + first, from_floats<T>(values)); }
+    __device__ void store(T* row, const float (&values)[kWidth]) const {
+        store_pack(row + first, from_floats<T>(values));
+    }
     static __device__ void to_floats(const Values& values, float (&into)[kWidth]) { cuda::to_floats(values, into); }
 };
 
@@ -117,7 +119,8 @@ inline std::int64_t channel_tiles(std::int64_t channels, std::int64_t width, std
     return ceil_div(ceil_div(channels, width), most_lanes);
 }
 
-// At most `most_blocks` (and one for each pair of batch entry and tile), each of which has `rows_in_flight` rows a thread.
+// At most `most_blocks` (and one for each pair of batch entry and tile), each of which has `rows_in_flight` rows a
+// thread.
 inline TileGeometry tile_geometry(std::int64_t samples, std::int64_t rows, std::int64_t channels, std::int64_t width,
                                   std::int64_t threads, std::int64_t rows_in_flight, std::int64_t most_blocks) {
     const std::int64_t most_lanes = 128;

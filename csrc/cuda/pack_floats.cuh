@@ -1,5 +1,5 @@
-// Packs of elements to and from floats, two elements of 16 bits at a time: one register holds both, and nvcc keeps it so
-// only if they are never taken apart as 16-bit values.
+// Packs of elements to and from floats, two elements of 16 bits at a time: one register holds both, and nvcc keeps it
+// so only if they are never taken apart as 16-bit values.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // Gradients of the per-channel exchange in one pass: two gradients and two streams are read once, two gradients written
-// once, 6 * M * C elements for M rows. Sums over rows stay in registers; every block leaves its own, to be added in a fixed
-// order, so that results repeat bit for bit.
+// once, 6 * M * C elements for M rows. Sums over rows stay in registers; every block leaves its own, to be added in a
+// fixed order, so that results repeat bit for bit.
 #include "fourreal/sync_exchange.hpp"
 
 #include "exchange_mix.cuh"
@@ -59,7 +59,8 @@ template <int kOutputs, int kWidth>
 __device__ void store_sums(const Launch& launch, std::int64_t sample, std::int64_t channel,
                            const Sums<kOutputs, kWidth>& sums) {
     __shared__ float shared[kThreads][kWidth];
-    float* const lists = launch.partial + (sample * gridDim.x + blockIdx.x) * (3 * kOutputs) * launch.channels + channel;
+    const std::int64_t block = sample * gridDim.x + blockIdx.x;
+    float* const lists = launch.partial + block * (3 * kOutputs) * launch.channels + channel;
 #pragma unroll
     for (int list = 0; list < 3 * kOutputs; ++list) {
         const int thread = threadIdx.y * blockDim.x + threadIdx.x;
@@ -67,11 +68,16 @@ __device__ void store_sums(const Launch& launch, std::int64_t sample, std::int64
         for (int i = 0; i < kWidth; ++i) shared[thread][i] = sums[list][i];
         __syncthreads();
         if (threadIdx.y == 0 && channel < launch.channels) {
+            constexpr int kStored = kWidth == 1 ? 1 : kPackWidth<float>;
 #pragma unroll
-            for (int i = 0; i < kWidth; ++i) {
-                float total = 0.0f;
-                for (unsigned y = 0; y < blockDim.y; ++y) total += shared[y * blockDim.x + threadIdx.x][i];
-                lists[list * launch.channels + i] = total;
+            for (int first = 0; first < kWidth; first += kStored) {
+                Pack<float, kStored> totals = {};
+                for (unsigned y = 0; y < blockDim.y; ++y) {
+#pragma unroll
+                    for (int i = 0; i < kStored; ++i)
+                        totals.item[i] += shared[y * blockDim.x + threadIdx.x][first + i];
+                }
+                store_pack(lists + list * launch.channels + first, totals);
             }
         }
         __syncthreads();
@@ -126,7 +132,8 @@ int launch_kernel(Launch launch, std::int64_t row_blocks, cudaStream_t stream) {
 
 template <typename T, ExchangeKind kKind>
 int launch_access(const Launch& launch, std::int64_t row_blocks, cudaStream_t stream) {
-    if (rows_are_aligned<T>(launch.tensors, launch.channels) && parameters_are_aligned(launch.parameters))
+    if (rows_are_aligned<T>(launch.tensors, launch.channels) && parameters_are_aligned(launch.parameters) &&
+        is_aligned(launch.partial))
         return launch_kernel<T, kPackWidth<T>, kKind>(launch, row_blocks, stream);
     return launch_kernel<T, 1, kKind>(launch, row_blocks, stream);
 }

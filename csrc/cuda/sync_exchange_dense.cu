@@ -1,6 +1,6 @@
-// What stands around the matrix product of the dense exchange, a chunk of rows at a time: rows into its left operand, and
-// its result into the streams. Operand and result are contiguous and small enough to stay in the L2 cache.
-// Bytes from and to memory: 2 * M * C elements read by the first, and 2 (kHard, kSplit) or 4 (kSoft) by the second.
+// What stands around the matrix product of the dense exchange, a chunk of rows at a time: rows into its left operand,
+// and its result into the streams. Operand and result are contiguous and small enough to stay in the L2 cache. Bytes
+// from and to memory: 2 * M * C elements read by the first, and 2 (kHard, kSplit) or 4 (kSoft) by the second.
 #include "fourreal/sync_exchange.hpp"
 
 #include "exchange_mix.cuh"
@@ -19,7 +19,7 @@ struct Launch {
     std::uint32_t tiles;
 };
 
-// Calls body(pack, sample, first row, rows until the next, row of the chunk) for each pack and batch entry of the thread.
+// Calls body(pack, sample, its first row in the chunk's arrays) for each pack and batch entry of the thread.
 template <typename T, int kWidth, typename Body>
 __device__ void for_packs(const Launch& launch, const Body& body) {
     for (std::int64_t pair = blockIdx.y; pair < launch.chunk.samples * launch.tiles; pair += gridDim.y) {
@@ -40,7 +40,7 @@ struct StageLaunch : Launch {
 
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) stage_kernel(const StageLaunch launch) {
-    for_packs<T, kWidth>(launch, [&](const WholePack<T, kWidth>& pack, std::int64_t sample, std::int64_t first_of_sample) {
+    for_packs<T, kWidth>(launch, [&](const auto& pack, std::int64_t sample, std::int64_t first_of_sample) {
         const T* const gates = static_cast<const T*>(launch.branch_gate);
         const T* const scales = static_cast<const T*>(launch.input_scale);
         float gate[2][kWidth];
@@ -95,7 +95,7 @@ struct FinishLaunch : Launch {
 
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) finish_kernel(const FinishLaunch launch) {
-    for_packs<T, kWidth>(launch, [&](const WholePack<T, kWidth>& pack, std::int64_t sample, std::int64_t first_of_sample) {
+    for_packs<T, kWidth>(launch, [&](const auto& pack, std::int64_t sample, std::int64_t first_of_sample) {
         const int outputs = launch.outputs;
         const ProductEnd<kWidth> ends[2] = {
             load_product_end(launch.parameters, pack, sample, outputs, 0),
@@ -110,7 +110,8 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const FinishLaunch lau
 #pragma unroll
             for (int s = 0; s < 2; ++s) {
                 if (s < outputs) products[s] = pack.load(mixed + s * launch.channels);
-                if (launch.residual) streams[s] = pack.load(launch.tensors.row<T>(FinishLaunch::kStream + s, sample, at));
+                if (launch.residual)
+                    streams[s] = pack.load(launch.tensors.row<T>(FinishLaunch::kStream + s, sample, at));
             }
             if (outputs == 1) products[1] = products[0];
 #pragma unroll

@@ -1,6 +1,6 @@
 // Residual, exchange, LayerNorm and modulation of both streams in one pass: four tensors are read once and four written
-// once, 8 * M * C elements for M rows (and with the product of a dense exchange M * K more). A row stays in registers from
-// its load to its stores; parameters are read again for each row, from the L1 cache.
+// once, 8 * M * C elements for M rows (and with the product of a dense exchange M * K more). A row stays in registers
+// from its load to its stores; parameters are read again for each row, from the L1 cache.
 #include "fourreal/sync_exchange.hpp"
 
 #include "exchange_mix.cuh"
@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(kMostRowThreads) norm_kernel(const NormLaunch 
     const RowPack<T> pack{static_cast<std::int64_t>(threadIdx.x) * kRowWidth, launch.channels};
     for (std::int64_t local = blockIdx.y; local < launch.chunk.samples; local += gridDim.y) {
         const std::int64_t sample = launch.chunk.first_sample + local;
-        for (std::uint32_t begin = blockIdx.x * blockDim.y; begin < launch.chunk.rows; begin += gridDim.x * blockDim.y) {
+        const std::uint32_t step = gridDim.x * blockDim.y;
+        for (std::uint32_t begin = blockIdx.x * blockDim.y; begin < launch.chunk.rows; begin += step) {
             const std::uint32_t row = begin + threadIdx.y;
             const bool owns = row < launch.chunk.rows && pack.first < launch.channels;
             const RowPosition at = launch.position(owns ? row : 0);

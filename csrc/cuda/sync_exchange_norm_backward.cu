@@ -1,11 +1,11 @@
-// Gradients of the fused exchange per channel in one pass: the upstream gradients, streams and branches are read once (8) and
-// the gradients of streams and branches written once (4), 12 * M * C elements for M rows. The forward is computed again in
-// registers. Sums over rows are kept by each thread for its own channels in shared memory, 32 bytes for each of them; every
-// block leaves its own, to be added in a fixed order, so that results repeat bit for bit.
+// Gradients of the fused exchange per channel in one pass: the upstream gradients, streams and branches are read once
+// (8) and the gradients of streams and branches written once (4), 12 * M * C elements for M rows. The forward is
+// computed again in registers. Sums over rows are kept by each thread for its own channels in shared memory, 32 bytes
+// for each of them; every block leaves its own, to be added in a fixed order, so that results repeat bit for bit.
 #include "fourreal/sync_exchange.hpp"
 
 #include "exchange_mix.cuh"
-#include "exchange_row_pack.cuh"
+#include "exchange_norm_sums.cuh"
 #include "launch.cuh"
 
 namespace fourreal::cuda {
@@ -26,46 +26,6 @@ struct Launch {
     std::int64_t channels;
     std::uint32_t rows;
     float eps;
-};
-
-using Lane = float[kRowWidth];
-
-// Which sums over rows a list holds: dx of each output, dx * y_s of each output, then by stream dn, dn * xhat, dy * branch.
-template <int kOutputs>
-struct Lists {
-    static constexpr int kProducts = kOutputs;
-    static constexpr int kShift = 3 * kOutputs;
-    static constexpr int kScale = kShift + 2;
-    static constexpr int kBranchGate = kScale + 2;
-    static constexpr int kCount = kBranchGate + 2;
-};
-
-// The sums of one thread: two vectors of four channels a list, apart from those of its neighbours by 16 bytes.
-struct Sums {
-    float4* slots;
-    unsigned threads;
-    unsigned thread;
-
-    __device__ float4& slot(int list, int half, unsigned of) const { return slots[(2 * list + half) * threads + of]; }
-
-    __device__ void add(int list, const Lane& values) const {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            float4 sum = slot(list, half, thread);
-            sum.x += values[4 * half];
-            sum.y += values[4 * half + 1];
-            sum.z += values[4 * half + 2];
-            sum.w += values[4 * half + 3];
-            slot(list, half, thread) = sum;
-        }
-    }
-
-    __device__ void add_products(int list, const Lane& a, const Lane& b) const {
-        Lane products;
-#pragma unroll
-        for (int i = 0; i < kRowWidth; ++i) products[i] = a[i] * b[i];
-        add(list, products);
-    }
 };
 
 template <typename T>
@@ -135,7 +95,7 @@ __device__ void normalise(bool owns, const Launch& launch, Lane (&x)[kOutputs], 
 // g = dn * (1 + norm_scale), for kHard that of both norms, as they are of one row; the shares of the norms' parameters.
 template <int kOutputs, typename T>
 __device__ void load_norm_gradients(const Launch& launch, const RowPack<T>& pack, std::int64_t sample,
-                                    const RowPosition& at, const Lane (&xhat)[kOutputs], const Sums& sums,
+                                    const RowPosition& at, const Lane (&xhat)[kOutputs], const RowSums& sums,
                                     Lane (&g)[kOutputs]) {
 #pragma unroll
     for (int s = 0; s < 2; ++s) {
@@ -180,7 +140,7 @@ __device__ void norm_backward(const Launch& launch, const Lane (&xhat)[kOutputs]
 // From dx to the gradients of streams and branches, which are stored; the shares of the other parameters.
 template <ExchangeKind kKind, typename T>
 __device__ void exchange_backward(const Launch& launch, const RowPack<T>& pack, std::int64_t sample,
-                                  const RowPosition& at, const Lane (&y)[2], const Sums& sums,
+                                  const RowPosition& at, const Lane (&y)[2], const RowSums& sums,
                                   Lane (&dx)[kOutputsOf<kKind>]) {
     constexpr int kOutputs = kOutputsOf<kKind>;
 #pragma unroll
@@ -222,7 +182,7 @@ __device__ void exchange_backward(const Launch& launch, const RowPack<T>& pack, 
 
 // Adds the sums of the threads that share channels, in the order of their rows, and stores them.
 template <int kOutputs>
-__device__ void store_sums(const Launch& launch, const Sums& sums, std::int64_t sample, std::int64_t channel) {
+__device__ void store_sums(const Launch& launch, const RowSums& sums, std::int64_t sample, std::int64_t channel) {
     constexpr int kLists = Lists<kOutputs>::kCount;
     __syncthreads();
     if (threadIdx.y == 0 && channel < launch.channels) {
@@ -247,7 +207,7 @@ template <typename T, ExchangeKind kKind>
 __global__ void __launch_bounds__(kThreads) norm_backward_kernel(const Launch launch) {
     constexpr int kOutputs = kOutputsOf<kKind>;
     FOURREAL_DYNAMIC_SHARED(float4, slots);
-    const Sums sums{slots, blockDim.x * blockDim.y, threadIdx.y * blockDim.x + threadIdx.x};
+    const RowSums sums{slots, blockDim.x * blockDim.y, threadIdx.y * blockDim.x + threadIdx.x};
     const RowPack<T> pack{static_cast<std::int64_t>(threadIdx.x) * kRowWidth, launch.channels};
     for (std::int64_t sample = blockIdx.y; sample < launch.samples; sample += gridDim.y) {
         for (int slot = 0; slot < 2 * Lists<kOutputs>::kCount; ++slot)

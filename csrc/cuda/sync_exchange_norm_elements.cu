@@ -1,6 +1,6 @@
-// The fused exchange of rows that cannot be moved 16 bytes at a time: one element after another, a row in shared memory.
-// Every thread owns the channels that it owns in the kernel on vectors and adds them in the same order, so that a result
-// does not depend on strides.
+// The fused exchange of rows that cannot be moved 16 bytes at a time: one element after another, a row in shared
+// memory. Every thread owns the channels that it owns in the kernel on vectors and adds them in the same order, so that
+// a result does not depend on strides.
 #include "exchange_mix.cuh"
 #include "exchange_norm_launch.cuh"
 #include "launch.cuh"
@@ -28,7 +28,8 @@ __device__ void exchange_element(const NormLaunch& launch, int outputs, const Wh
             const float product = to_float(launch.product_row<T>(sample, row, outputs, out)[pack.first]);
             x[out] = load_product_end(launch.parameters, pack, sample, outputs, out).apply(0, product, residual);
         } else {
-            const float taken = load_mix(launch.parameters, pack, sample, outputs, out).apply(0, streams[0], streams[1]);
+            const auto mix = load_mix(launch.parameters, pack, sample, outputs, out);
+            const float taken = mix.apply(0, streams[0], streams[1]);
             x[out] = outputs == 1 ? taken : residual + taken;
         }
     }
@@ -46,7 +47,8 @@ __global__ void __launch_bounds__(kMostRowThreads, 1) norm_elements_kernel(const
     const float per_channel = 1.0f / static_cast<float>(channels);
     for (std::int64_t local = blockIdx.y; local < launch.chunk.samples; local += gridDim.y) {
         const std::int64_t sample = launch.chunk.first_sample + local;
-        for (std::uint32_t begin = blockIdx.x * blockDim.y; begin < launch.chunk.rows; begin += gridDim.x * blockDim.y) {
+        const std::uint32_t step = gridDim.x * blockDim.y;
+        for (std::uint32_t begin = blockIdx.x * blockDim.y; begin < launch.chunk.rows; begin += step) {
             const std::uint32_t row = begin + threadIdx.y;
             const std::int64_t end = row < launch.chunk.rows ? last : first;
             const RowPosition at = launch.position(row < launch.chunk.rows ? row : 0);
@@ -73,8 +75,9 @@ __global__ void __launch_bounds__(kMostRowThreads, 1) norm_elements_kernel(const
                 for (std::int64_t c = first; c < end; ++c) {
                     float scale[1];
                     float shift[1];
-                    launch.load_per_sample(WholePack<T, 1>{c, channels}, launch.norm.norm_scale, sample, s, 0.0f, scale);
-                    launch.load_per_sample(WholePack<T, 1>{c, channels}, launch.norm.norm_shift, sample, s, 0.0f, shift);
+                    const WholePack<T, 1> pack{c, channels};
+                    launch.load_per_sample(pack, launch.norm.norm_scale, sample, s, 0.0f, scale);
+                    launch.load_per_sample(pack, launch.norm.norm_shift, sample, s, 0.0f, shift);
                     out[c] = from_float<T>(held[s][c]);
                     norm[c] = from_float<T>(fmaf((held[s][c] - mean[s]) * factor, 1.0f + scale[0], shift[0]));
                 }
