@@ -116,7 +116,9 @@ private:
         memcpy(words, &vector, sizeof(words));
 #pragma unroll 1
         for (int e = 0; e < count; ++e) {
-            memcpy(target + e, words, sizeof(T));
+            T item;
+            memcpy(&item, words, sizeof(T));
+            target[e] = item;
             words[0] = words[0] >> kBits | words[1] << (64 - kBits);
             words[1] >>= kBits;
         }
