@@ -13,6 +13,8 @@ from .options import Options
 _SUPPORTED = {
     "WanTransformer3DModel": ("wan", "WanGrid"),
     "LTXVideoTransformer3DModel": ("ltx", "LTXGrid"),
+    "UNetSpatioTemporalConditionModel": ("temporal", "SpatioTemporalTime"),
+    "UNetMotionModel": ("temporal", "AnimateDiffTime"),
 }
 _JOINT_TEXT = ("CogVideoXTransformer3DModel", "HunyuanVideoTransformer3DModel")
 
@@ -47,7 +49,9 @@ def apply_to(
       :func:`sync_layers` is trainable.
 
     Args:
-        model: ``WanTransformer3DModel`` or ``LTXVideoTransformer3DModel``.
+        model: ``WanTransformer3DModel`` or ``LTXVideoTransformer3DModel``; for mode ``"time"`` also
+            ``UNetSpatioTemporalConditionModel`` (SVD) or ``UNetMotionModel`` (AnimateDiff), whose temporal attention
+            is pointwise and which are called as before.
         mode: one of the above.
         views: V of latents that are not 6-D; in mode ``"time"`` 1 when None.
         max_times: factor of the view index in the rotary position of mode ``"fused"``; T when None.
