@@ -75,8 +75,12 @@ def apply_to(
     applied = installation_of(model)
     if applied is not None:
         raise ValueError(f"model: mode {applied.mode!r} is applied to it already; call remove_from(model) first")
-    changes = family(model, options)
-    changes.install(Installation(model, mode))
+    changes, installation = family(model, options), Installation(model, mode)
+    try:
+        changes.install(installation)
+    except BaseException:
+        installation.undo()
+        raise
 
 
 def remove_from(model: nn.Module) -> None:

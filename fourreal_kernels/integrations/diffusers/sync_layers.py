@@ -32,7 +32,14 @@ class SyncLayers(nn.Module):
         self.layers = nn.ModuleList([layer(dim, cond_dim, per_channel=per_channel) for _ in range(depth)])
 
     def conditioning(self, temb: Tensor) -> Tensor:
-        """``(B, cond_dim)`` from a time modulation ``(B, temb_dim)``; ``(B, L, temb_dim)``, one per token, is averaged."""
+        """What modulates every layer.
+
+        Args:
+            temb: the model's time modulation ``(B, temb_dim)``, or one per token ``(B, L, temb_dim)``, averaged.
+
+        Returns:
+            ``(B, cond_dim)``.
+        """
         temb = temb.mean(1) if temb.ndim == 3 else temb
         return self.cond(nn.functional.silu(temb).to(self.cond.weight.dtype))
 
