@@ -186,6 +186,34 @@ def test_sync_layers_follow_the_dtype_of_the_model(family, dtype):
     assert out.dtype == dtype and out.isfinite().all()
 
 
+@families
+@modes
+def test_under_autocast(family, mode):
+    model, given, grid = family.model(), conditions(), grid_latents()
+    apply_to(model, mode)
+    if mode == "two_stream":
+        perturb(sync_layers(model).parameters())
+    with torch.no_grad():
+        expected = family.grid(model, grid, *given)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = family.grid(model, grid, *given).float()
+    assert (got - expected).abs().mean() < 0.03 * expected.abs().mean()
+    got.square().mean().backward()
+    trained = sync_layers(model) if mode == "two_stream" else model
+    assert all(parameter.grad.isfinite().all() for parameter in trained.parameters())
+
+
+@families
+def test_float32_sync_layers_after_a_bfloat16_model(family):
+    model, given = family.model().bfloat16(), conditions()
+    apply_to(model, "two_stream")
+    sync_layers(model).float()
+    out = family.grid(model, grid_latents().bfloat16(), given[0], given[1].bfloat16())
+    out.float().square().mean().backward()
+    gradients = [parameter.grad for parameter in sync_layers(model).parameters()]
+    assert out.dtype == torch.bfloat16 and all(gradient.dtype == torch.float32 for gradient in gradients)
+
+
 @pytest.mark.parametrize(
     "family, mode",
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from .grid_angles import StreamAngles
@@ -69,8 +68,7 @@ class TwoStreamForward:
         others = (encoder_hidden_states, temb, *args)
         view = _on_stream(self.forward, "view", hidden_states.view, others, kwargs)
         time = _on_stream(self.forward, "time", hidden_states.time, others, kwargs)
-        layer = self.sync.layers[self.index]
-        view, time = layer(view, time, hidden_states.cond, inplace=not torch.is_grad_enabled())
+        view, time = self.sync.exchange(self.index, view, time, hidden_states.cond)
         if self.index < len(self.sync.layers) - 1:
             return Streams(view, time, hidden_states.cond)
         return {"view": view, "time": time}[self.output] if self.output != "mean" else (view + time) / 2

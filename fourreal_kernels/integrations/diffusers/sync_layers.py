@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ...nn import HardSync, SoftSync
@@ -41,7 +42,25 @@ class SyncLayers(nn.Module):
             ``(B, cond_dim)``.
         """
         temb = temb.mean(1) if temb.ndim == 3 else temb
-        return self.cond(nn.functional.silu(temb).to(self.cond.weight.dtype))
+        with torch.autocast(temb.device.type, enabled=False):
+            return self.cond(nn.functional.silu(temb.to(self.cond.weight.dtype)))
+
+    def exchange(self, index: int, view: Tensor, time: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer after one block, in the dtype of its weights: float32 layers may follow a bfloat16 model.
+
+        Args:
+            index: of the block.
+            view, time: the streams ``(B, L, C)``; without grad they may be written to.
+            cond: of :meth:`conditioning`.
+
+        Returns:
+            ``(view, time)`` in the dtype of the streams.
+        """
+        dtype, own = view.dtype, self.cond.weight.dtype
+        with torch.autocast(view.device.type, enabled=False):
+            inplace = not torch.is_grad_enabled()
+            view, time = self.layers[index](view.to(own), time.to(own), cond, inplace=inplace)
+        return view.to(dtype), time.to(dtype)
 
 
 def sync_layers(model: nn.Module) -> SyncLayers:
