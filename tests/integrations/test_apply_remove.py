@@ -186,6 +186,7 @@ def test_sync_layers_follow_the_dtype_of_the_model(family, dtype):
     assert out.dtype == dtype and out.isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 @families
 @modes
 def test_under_autocast(family, mode):
