@@ -9,7 +9,7 @@ from typing import Any
 from .timing import geometric_mean, paired_ratio
 
 Record = dict[str, Any]
-_OURS = ("ours:cpu", "ours:auto", "ours:triton", "ours:cuda")
+OURS = ("ours:cpu", "ours:auto", "ours:triton", "ours:cuda")
 
 
 @dataclass(frozen=True)
@@ -129,18 +129,20 @@ def selected(case: Record, select: dict[str, Any]) -> bool:
     return True
 
 
-def our_provider(case: Record) -> Record | None:
-    """The provider of ours that targets are about, if it was timed."""
-    for name in _OURS:
+def our_provider(case: Record, names: tuple[str, ...] = OURS) -> Record | None:
+    """The provider of ours that targets are about, if it was timed: the first of ``names``."""
+    for name in names:
         provider = case["providers"].get(name)
         if provider and provider["status"] == "ok":
             return provider
     return None
 
 
-def case_ratio(case: Record, peers: tuple[str, ...], stage: str = "") -> float | None:
+def case_ratio(
+    case: Record, peers: tuple[str, ...], stage: str = "", names: tuple[str, ...] = OURS
+) -> float | None:
     """How many times faster ours is than the fastest of ``peers``; None when either was not timed."""
-    ours = our_provider(case)
+    ours = our_provider(case, names)
     timed = [case["providers"][name] for name in peers if case["providers"].get(name, {}).get("status") == "ok"]
     if ours is None or not timed:
         return None
@@ -163,7 +165,7 @@ def _judge(target: Target, cases: list[Record]) -> Outcome:
         reason = "; ".join(
             f"{name} {provider['status']} ({provider['reason']})"
             for name, provider in first["providers"].items()
-            if provider["status"] != "ok" and (name in _OURS or name in target.peers)
+            if provider["status"] != "ok" and (name in OURS or name in target.peers)
         )
         return Outcome(target, None, len(known), reason or "no peer was timed")
     return Outcome(target, geometric_mean(known), len(known))

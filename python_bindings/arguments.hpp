@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fourreal/sync_exchange.hpp"
@@ -54,32 +55,32 @@ inline void require_address(const char* name, Address address, const GridSizes& 
         throw std::invalid_argument(std::string(name) + ": expected the address of a tensor, got 0");
 }
 
-inline HardChannelExchange hard_channel_exchange(Address view, Address time, Address out_view, Address out_time,
-                                                 const std::string& dtype, const Integers& sizes,
-                                                 const Integers& view_strides, const Integers& time_strides,
-                                                 const Integers& out_view_strides, const Integers& out_time_strides,
-                                                 Address weight, Address bias, Address input_scale, Address gate) {
-    HardChannelExchange args{};
-    args.dtype = dtype_argument(dtype);
-    args.sizes = grid_extents("sizes", sizes);
-    args.view_strides = tensor_strides("view_strides", view_strides, args.sizes, Use::kRead);
-    args.time_strides = tensor_strides("time_strides", time_strides, args.sizes, Use::kRead);
-    args.out_view_strides = tensor_strides("out_view_strides", out_view_strides, args.sizes, Use::kWrite);
-    args.out_time_strides = tensor_strides("out_time_strides", out_time_strides, args.sizes, Use::kWrite);
-    require_address("view_ptr", view, args.sizes);
-    require_address("time_ptr", time, args.sizes);
-    require_address("out_view_ptr", out_view, args.sizes);
-    require_address("out_time_ptr", out_time, args.sizes);
-    require_address("weight_ptr", weight, args.sizes);
-    args.view = reinterpret_cast<const void*>(view);
-    args.time = reinterpret_cast<const void*>(time);
-    args.out_view = reinterpret_cast<void*>(out_view);
-    args.out_time = reinterpret_cast<void*>(out_time);
-    args.weight = reinterpret_cast<const void*>(weight);
-    args.bias = reinterpret_cast<const void*>(bias);
-    args.input_scale = reinterpret_cast<const void*>(input_scale);
-    args.gate = reinterpret_cast<const void*>(gate);
-    return args;
+// (address, strides)
+using Tensor = std::pair<Address, Integers>;
+
+inline StreamTensor stream_tensor(const char* name, const Tensor& given, const GridSizes& sizes, Use use) {
+    require_address(name, given.first, sizes);
+    return {reinterpret_cast<void*>(given.first), tensor_strides(name, given.second, sizes, use)};
+}
+
+inline const void* parameter(Address address) { return reinterpret_cast<const void*>(address); }
+
+inline const void* required_parameter(const char* name, Address address, const GridSizes& sizes) {
+    require_address(name, address, sizes);
+    return parameter(address);
+}
+
+inline ExchangeKind exchange_kind_argument(const std::string& kind) {
+    if (kind == "hard") return ExchangeKind::kHard;
+    if (kind == "soft") return ExchangeKind::kSoft;
+    throw std::invalid_argument("kind: expected 'hard' or 'soft', got '" + kind + "'");
+}
+
+inline FinishKind finish_kind_argument(const std::string& kind) {
+    if (kind == "hard") return FinishKind::kHard;
+    if (kind == "soft") return FinishKind::kSoft;
+    if (kind == "split") return FinishKind::kSplit;
+    throw std::invalid_argument("kind: expected 'hard', 'soft' or 'split', got '" + kind + "'");
 }
 
 }  // namespace fourreal::bindings

@@ -19,35 +19,9 @@ namespace cpu = fourreal::cpu;
 namespace fourreal::bindings {
 namespace {
 
-using Tensor = std::pair<Address, Integers>;
 // view_branch, time_branch, view_norm, time_norm, branch_gate, norm_scale, norm_shift, eps
 using Norm = std::tuple<Tensor, Tensor, Tensor, Tensor, Address, Address, Address, double>;
 using Rows = std::pair<std::int64_t, std::int64_t>;
-
-const void* parameter(Address address) { return reinterpret_cast<const void*>(address); }
-
-const void* required_parameter(const char* name, Address address, const GridSizes& sizes) {
-    require_address(name, address, sizes);
-    return parameter(address);
-}
-
-cpu::StreamTensor tensor(const char* name, const Tensor& given, const GridSizes& sizes, Use use) {
-    require_address(name, given.first, sizes);
-    return {reinterpret_cast<void*>(given.first), tensor_strides(name, given.second, sizes, use)};
-}
-
-cpu::ExchangeKind kind_argument(const std::string& kind) {
-    if (kind == "hard") return cpu::ExchangeKind::kHard;
-    if (kind == "soft") return cpu::ExchangeKind::kSoft;
-    throw std::invalid_argument("kind: expected 'hard' or 'soft', got '" + kind + "'");
-}
-
-cpu::FinishKind finish_kind_argument(const std::string& kind) {
-    if (kind == "hard") return cpu::FinishKind::kHard;
-    if (kind == "soft") return cpu::FinishKind::kSoft;
-    if (kind == "split") return cpu::FinishKind::kSplit;
-    throw std::invalid_argument("kind: expected 'hard', 'soft' or 'split', got '" + kind + "'");
-}
 
 cpu::RowRange row_range(const Rows& rows, const GridSizes& sizes) {
     const std::int64_t total = sizes[kChannel] == 0 ? 0 : element_count(sizes) / sizes[kChannel];
@@ -57,14 +31,14 @@ cpu::RowRange row_range(const Rows& rows, const GridSizes& sizes) {
     return {rows.first, rows.second};
 }
 
-std::optional<cpu::ExchangeNorm> exchange_norm(const std::optional<Norm>& given, const GridSizes& sizes) {
+std::optional<ExchangeNorm> exchange_norm(const std::optional<Norm>& given, const GridSizes& sizes) {
     if (!given) return std::nullopt;
     const auto& [view_branch, time_branch, view_norm, time_norm, branch_gate, norm_scale, norm_shift, eps] = *given;
-    cpu::ExchangeNorm norm{};
-    norm.branches[0] = tensor("view_branch", view_branch, sizes, Use::kRead);
-    norm.branches[1] = tensor("time_branch", time_branch, sizes, Use::kRead);
-    norm.norms[0] = tensor("view_norm", view_norm, sizes, Use::kWrite);
-    norm.norms[1] = tensor("time_norm", time_norm, sizes, Use::kWrite);
+    ExchangeNorm norm{};
+    norm.branches[0] = stream_tensor("view_branch", view_branch, sizes, Use::kRead);
+    norm.branches[1] = stream_tensor("time_branch", time_branch, sizes, Use::kRead);
+    norm.norms[0] = stream_tensor("view_norm", view_norm, sizes, Use::kWrite);
+    norm.norms[1] = stream_tensor("time_norm", time_norm, sizes, Use::kWrite);
     norm.branch_gate = parameter(branch_gate);
     norm.norm_scale = required_parameter("norm_scale", norm_scale, sizes);
     norm.norm_shift = required_parameter("norm_shift", norm_shift, sizes);
@@ -77,13 +51,13 @@ void sync_exchange_channel(const std::string& kind, const std::string& dtype, co
                            Address input_scale, Address gate, const std::optional<Norm>& norm,
                            const std::string& instruction_set) {
     cpu::ChannelExchange args{};
-    args.kind = kind_argument(kind);
+    args.kind = exchange_kind_argument(kind);
     args.dtype = dtype_argument(dtype);
     args.sizes = grid_extents("sizes", sizes);
-    args.streams[0] = tensor("view", view, args.sizes, Use::kRead);
-    args.streams[1] = tensor("time", time, args.sizes, Use::kRead);
-    args.outs[0] = tensor("out_view", out_view, args.sizes, Use::kWrite);
-    args.outs[1] = tensor("out_time", out_time, args.sizes, Use::kWrite);
+    args.streams[0] = stream_tensor("view", view, args.sizes, Use::kRead);
+    args.streams[1] = stream_tensor("time", time, args.sizes, Use::kRead);
+    args.outs[0] = stream_tensor("out_view", out_view, args.sizes, Use::kWrite);
+    args.outs[1] = stream_tensor("out_time", out_time, args.sizes, Use::kWrite);
     args.parameters = {required_parameter("weight", weight, args.sizes), parameter(bias), parameter(input_scale),
                        parameter(gate)};
     const auto of_norm = exchange_norm(norm, args.sizes);
@@ -98,15 +72,15 @@ void sync_exchange_channel_backward(const std::string& kind, const std::string& 
                                     const Tensor& out_view, const Tensor& out_time, Address weight, Address input_scale,
                                     Address gate, Address sums, const std::string& instruction_set) {
     cpu::ChannelExchangeBackward args{};
-    args.kind = kind_argument(kind);
+    args.kind = exchange_kind_argument(kind);
     args.dtype = dtype_argument(dtype);
     args.sizes = grid_extents("sizes", sizes);
-    args.grads[0] = tensor("grad_view", grad_view, args.sizes, Use::kRead);
-    args.grads[1] = tensor("grad_time", grad_time, args.sizes, Use::kRead);
-    args.streams[0] = tensor("view", view, args.sizes, Use::kRead);
-    args.streams[1] = tensor("time", time, args.sizes, Use::kRead);
-    args.outs[0] = tensor("out_view", out_view, args.sizes, Use::kWrite);
-    args.outs[1] = tensor("out_time", out_time, args.sizes, Use::kWrite);
+    args.grads[0] = stream_tensor("grad_view", grad_view, args.sizes, Use::kRead);
+    args.grads[1] = stream_tensor("grad_time", grad_time, args.sizes, Use::kRead);
+    args.streams[0] = stream_tensor("view", view, args.sizes, Use::kRead);
+    args.streams[1] = stream_tensor("time", time, args.sizes, Use::kRead);
+    args.outs[0] = stream_tensor("out_view", out_view, args.sizes, Use::kWrite);
+    args.outs[1] = stream_tensor("out_time", out_time, args.sizes, Use::kWrite);
     args.parameters = {required_parameter("weight", weight, args.sizes), nullptr, parameter(input_scale), parameter(gate)};
     require_address("sums", sums, args.sizes);
     args.sums = reinterpret_cast<double*>(sums);
@@ -122,12 +96,12 @@ void sync_exchange_stage(const std::string& dtype, const Integers& sizes, const 
     args.dtype = dtype_argument(dtype);
     args.sizes = grid_extents("sizes", sizes);
     args.rows = row_range(rows, args.sizes);
-    args.streams[0] = tensor("view", view, args.sizes, Use::kRead);
-    args.streams[1] = tensor("time", time, args.sizes, Use::kRead);
-    cpu::StreamTensor of_branches[cpu::kStreams];
+    args.streams[0] = stream_tensor("view", view, args.sizes, Use::kRead);
+    args.streams[1] = stream_tensor("time", time, args.sizes, Use::kRead);
+    StreamTensor of_branches[kStreams];
     if (branches) {
-        of_branches[0] = tensor("view_branch", branches->first, args.sizes, Use::kRead);
-        of_branches[1] = tensor("time_branch", branches->second, args.sizes, Use::kRead);
+        of_branches[0] = stream_tensor("view_branch", branches->first, args.sizes, Use::kRead);
+        of_branches[1] = stream_tensor("time_branch", branches->second, args.sizes, Use::kRead);
         args.branches = of_branches;
     }
     args.branch_gate = parameter(branch_gate);
@@ -147,16 +121,16 @@ void sync_exchange_finish(const std::string& kind, const std::string& dtype, con
     args.dtype = dtype_argument(dtype);
     args.sizes = grid_extents("sizes", sizes);
     args.rows = row_range(rows, args.sizes);
-    args.streams[0] = tensor("view", view, args.sizes, Use::kRead);
-    args.streams[1] = tensor("time", time, args.sizes, Use::kRead);
-    args.outs[0] = tensor("out_view", out_view, args.sizes, Use::kWrite);
-    args.outs[1] = tensor("out_time", out_time, args.sizes, Use::kWrite);
+    args.streams[0] = stream_tensor("view", view, args.sizes, Use::kRead);
+    args.streams[1] = stream_tensor("time", time, args.sizes, Use::kRead);
+    args.outs[0] = stream_tensor("out_view", out_view, args.sizes, Use::kWrite);
+    args.outs[1] = stream_tensor("out_time", out_time, args.sizes, Use::kWrite);
     args.mixed = required_parameter("mixed", mixed, args.sizes);
     args.bias = parameter(bias);
     args.gate = parameter(gate);
     const auto of_norm = exchange_norm(norm, args.sizes);
     args.norm = of_norm ? &*of_norm : nullptr;
-    if (args.norm && args.kind == cpu::FinishKind::kSplit)
+    if (args.norm && args.kind == FinishKind::kSplit)
         throw std::invalid_argument("norm: expected none for kind 'split'");
     py::gil_scoped_release release;
     cpu::sync_exchange_finish(args);

@@ -3,35 +3,14 @@
 #include <string>
 
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
-#include "arguments.hpp"
+#include "cuda_module.hpp"
+#include "fourreal/device.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
-using fourreal::bindings::Address;
-using fourreal::bindings::Integers;
 
 namespace {
-
-void sync_exchange_hard_channel(Address view, Address time, Address out_view, Address out_time, const std::string& dtype,
-                                const Integers& sizes, const Integers& view_strides, const Integers& time_strides,
-                                const Integers& out_view_strides, const Integers& out_time_strides, Address weight,
-                                Address bias, Address input_scale, Address gate, Address stream) {
-    const auto args = fourreal::bindings::hard_channel_exchange(view, time, out_view, out_time, dtype, sizes, view_strides,
-                                                                time_strides, out_view_strides, out_time_strides, weight,
-                                                                bias, input_scale, gate);
-    if (args.dtype == fourreal::DType::kFloat64)
-        throw std::invalid_argument("dtype: expected 'float32', 'float16' or 'bfloat16' for the CUDA kernel, got 'float64'");
-    int error;
-    {
-        py::gil_scoped_release release;
-        error = fourreal::cuda::sync_exchange_hard_channel(args, reinterpret_cast<void*>(stream));
-    }
-    if (error != 0)
-        throw std::runtime_error(std::string("sync_exchange_hard_channel: CUDA error ") + std::to_string(error) + ": " +
-                                 fourreal::cuda::error_string(error));
-}
 
 int device_count() {
     int count = 0;
@@ -59,15 +38,26 @@ py::dict build_info() {
 
 }  // namespace
 
+void fourreal::bindings::require_success(const char* function, int error) {
+    if (error != 0)
+        throw std::runtime_error(std::string(function) + ": CUDA error " + std::to_string(error) + ": " +
+                                 cuda::error_string(error));
+}
+
+fourreal::DType fourreal::bindings::cuda_dtype_argument(const std::string& name) {
+    DType dtype;
+    if (!parse_dtype(name, &dtype) || dtype == DType::kFloat64)
+        throw std::invalid_argument("dtype: expected 'float32', 'float16' or 'bfloat16' for the CUDA kernel, got '" + name +
+                                    "'");
+    return dtype;
+}
+
 PYBIND11_MODULE(_cuda, module) {
     module.doc() = "CUDA kernels of fourreal_kernels. Tensors are passed as addresses, sizes and strides in elements.";
-    module.def("sync_exchange_hard_channel", &sync_exchange_hard_channel, "view_ptr"_a, "time_ptr"_a, "out_view_ptr"_a,
-               "out_time_ptr"_a, "dtype"_a, "sizes"_a, "view_strides"_a, "time_strides"_a, "out_view_strides"_a,
-               "out_time_strides"_a, "weight_ptr"_a, "bias_ptr"_a = 0, "input_scale_ptr"_a = 0, "gate_ptr"_a = 0,
-               "stream"_a = 0,
-               "As the CPU function of the same name, for 'float32', 'float16' and 'bfloat16', with device addresses.\n\n"
-               "weight, bias, input_scale and gate are float32. Asynchronous on `stream` (a cudaStream_t as an integer), which\n"
-               "belongs to the current device. ValueError: bad sizes, strides, dtype. RuntimeError: the launch failed.");
+    fourreal::bindings::bind_hopper(module);
+    fourreal::bindings::bind_pointwise_attention(module);
+    fourreal::bindings::bind_qk_norm_rope(module);
+    fourreal::bindings::bind_sync_exchange(module);
     module.def("device_count", &device_count, "The number of usable CUDA devices; 0 without a driver.");
     module.def("why_no_device", &why_no_device, "Why device_count() is 0, in CUDA's words; empty if it is not.");
     module.def("build_info", &build_info, "How this library was built: version, compiler, archs.");

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import bench_attention, bench_others, check_attention, check_others, fa3, stability, tools
+from . import bench_attention, bench_others, check_attention, check_hopper, check_others, fa3, stability, tools
 from .block import Block
 from .timings import case_jobs, ceiling_jobs
 
 CHECK = (
     Block("machine", 60, tools.machine_jobs),
     Block("build", 180, tools.build_jobs, gpu_only=True),
+    Block("hopper primitives", 90, tools.primitive_jobs, gpu_only=True),
+    Block("hopper attention", 80, check_hopper.jobs, shards=4),
     Block("attention", 150, check_attention.jobs, shards=8),
     Block("two streams", 40, check_attention.two_stream_jobs),
     Block("exchange", 60, check_others.exchange_jobs, shards=4),

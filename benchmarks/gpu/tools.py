@@ -22,6 +22,9 @@ from .operations import TINY, operations
 _ROOT = Path(__file__).parents[2]
 _TAIL = 1500
 _CUDA = Path("/usr/local/cuda/bin")
+_MICROTESTS = _ROOT / "build/hopper_microtests"
+PRIMITIVES = ("tma_box", "tma_store", "mbarrier_ring", "mbarrier_ring_lanes", "wgmma_ss_bf16", "wgmma_ss_fp16",
+              "wgmma_rs_bf16", "wgmma_rs_fp16", "wgmma_mn_major_bf16", "wgmma_mn_major_fp16")
 # One test session compiles many kernels: several processes share it where pytest can.
 _WORKERS = 8
 
@@ -81,6 +84,31 @@ def _build() -> Result:
     return {"build": library.build_info(), "devices": library.device_count(), "printed": output[-_TAIL:]}
 
 
+def primitive_jobs(settings: Settings) -> Iterator[Job]:
+    """The micro-tests of the Hopper primitives, each a process with its own limit: a wrong barrier hangs."""
+    yield "nvcc hopper_microtests.cu", _build_primitives
+    for name in PRIMITIVES:
+        yield name, lambda n=name: _primitive([], [n], 20)
+    yield "memcheck", lambda: _primitive([_required("compute-sanitizer"), "--error-exitcode", "9"], [], 60)
+
+
+def _build_primitives() -> Result:
+    if torch.cuda.get_device_capability() != (9, 0):
+        raise Absent("the kernels need compute capability 9.0")
+    _MICROTESTS.parent.mkdir(exist_ok=True)
+    sources = ("tests/native/hopper_microtests/hopper_microtests.cu", "csrc/cuda/hopper_tensor_map.cu")
+    printed = _checked([_required("nvcc"), "-O3", "-std=c++17", "-arch", "sm_90a", "-Icsrc/include", "-Icsrc/cuda",
+                        *sources, "-o", str(_MICROTESTS)], 90)
+    return {"printed": printed[-_TAIL:]}
+
+
+def _primitive(prefix: list[str], names: list[str], seconds: float) -> Result:
+    """Run the named micro-tests, all of them when none is named."""
+    if not _MICROTESTS.is_file():
+        raise Absent("the micro-tests were not built")
+    return {"printed": _checked([*prefix, str(_MICROTESTS), *names], seconds)[-_TAIL:]}
+
+
 def sanitizer_jobs(settings: Settings) -> Iterator[Job]:
     """memcheck and racecheck over every operator at a tiny size, after a plain run that compiles the kernels."""
     for backend in settings.backends:
@@ -123,7 +151,8 @@ def pytest_jobs(settings: Settings) -> Iterator[Job]:
     """The tests of the operators with every tensor on the GPU, those of the kernels, and those marked gpu."""
     yield "tests marked gpu", lambda: _pytest(["-m", "gpu", "tests/native"])
     yield "tests/triton", lambda: _pytest(["tests/triton"])
-    yield "tests/ops of triton", lambda: _pytest(["-k", "triton", "tests/ops"])
+    for backend in settings.backends:
+        yield f"tests/ops of {backend}", lambda b=backend: _pytest(["-k", b, "tests/ops"])
 
 
 def _pytest(arguments: list[str]) -> Result:

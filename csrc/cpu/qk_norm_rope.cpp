@@ -90,16 +90,16 @@ void set_common(const NormRopeSetting& setting, const TokenRuns<kOperands>& runs
     run->channels = setting.sizes[kAttChannel];
     run->weights[0] = setting.q_weight;
     run->weights[1] = setting.k_weight;
-    run->cos = {setting.cos.data, runs.stride(0), setting.cos.strides[kAttHead]};
-    run->sin = {setting.sin.data, runs.stride(1), setting.sin.strides[kAttHead]};
+    run->cos = {static_cast<const float*>(setting.cos.data), runs.stride(0), setting.cos.strides[kAttHead]};
+    run->sin = {static_cast<const float*>(setting.sin.data), runs.stride(1), setting.sin.strides[kAttHead]};
     run->eps = setting.eps;
     run->table_stride = tables.stride();
 }
 
 void advance_angles(const NormRopeSetting& setting, const std::int64_t* offsets, NormRopeRun* run) {
     if (setting.cos.data == nullptr) return;
-    run->cos.data = setting.cos.data + offsets[0];
-    run->sin.data = setting.sin.data + offsets[1];
+    run->cos.data = static_cast<const float*>(setting.cos.data) + offsets[0];
+    run->sin.data = static_cast<const float*>(setting.sin.data) + offsets[1];
 }
 
 HeadRows<const void*> rows_at(const AttentionInput& x, DType dtype, std::int64_t offset, std::int64_t token_stride) {

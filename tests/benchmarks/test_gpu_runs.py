@@ -23,6 +23,7 @@ from benchmarks.gpu.document import run_and_write
 from benchmarks.gpu.runs import BENCH, CHECK, RUNS
 from benchmarks.gpu.targets import TARGETS, judge_gpu
 from benchmarks.record import check_record, read_record
+from cuda_on_host import host_library, run_backends_on_host, shim_sources
 from fourreal_kernels import gpu_timing
 
 REHEARSAL = Settings("cpu", ("reference",), small=True)
@@ -43,6 +44,21 @@ def test_every_block_is_rehearsed(block, tmp_path):
     for result in results:
         providers = result.get("case", {}).get("providers", {})
         assert not providers or providers["ours:reference"]["p50"] > 0
+
+
+@pytest.mark.parametrize("kind, name", [("check", "norm and rope"), ("check", "exchange"), ("check", "repeats"),
+                                        ("bench", "norm and rope"), ("bench", "exchange")])
+def test_the_cuda_backends_are_rehearsed_on_the_host(kind, name, tmp_path, monkeypatch):
+    """Right wherever a CUDA kernel takes the call, refused with a reason where there is none."""
+    run_backends_on_host(monkeypatch, host_library(shim_sources()))
+    block = next(block for block in RUNS[kind] if block.name == name)
+    path = tmp_path / "results"
+    assert run_block(block, Settings("cpu", ("cuda",), small=True), path, 0, 1, 0) == 0
+    results = _lines(path)
+    outcomes = [result["case"]["providers"]["ours:cuda"] for result in results] if kind == "bench" else results
+    assert {outcome["status"] for outcome in outcomes} <= {"ok", "absent"}, outcomes
+    assert any(outcome["status"] == "ok" for outcome in outcomes)
+    assert all(outcome["reason"] for outcome in outcomes if outcome["status"] == "absent")
 
 
 def test_the_limits():
@@ -302,9 +318,14 @@ def test_targets(make_record):
     })
     lines = judge_gpu(make_record(case(), flex))
     assert len(lines) == len(TARGETS)
-    assert "qk_norm_rope_, percent of the copy: at least 80: met, 85 to 85 in 1 cases" in lines
-    assert any("D 128 / flex_attention: at least 1.2: missed, 1.1" in line for line in lines)
+    assert "qk_norm_rope_, percent of the copy, triton: at least 80: met, 85 to 85 in 1 cases" in lines
+    assert any("D 128 / flex_attention, triton: at least 1.2: missed, 1.1" in line for line in lines)
     assert sum("not measured" in line for line in lines) == len(TARGETS) - 2
+    slower = {"status": "ok", "samples": [1.0, 1.0], "copy_percent": 84.0}
+    both = case(providers=case()["providers"] | {"ours:cuda": slower})
+    lines = judge_gpu(make_record(both))
+    assert "qk_norm_rope_, percent of the copy, cuda: at least 85: missed, 84 to 84 in 1 cases" in lines
+    assert "qk_norm_rope_, percent of the copy, triton: at least 80: met, 85 to 85 in 1 cases" in lines
 
 
 def test_the_makefile_calls_them():

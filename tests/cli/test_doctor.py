@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
+import pytest
 import torch
 
-from fourreal_kernels import available_backends, dispatch
+from fourreal_kernels import available_backends, dispatch, native
 from fourreal_kernels.cli import main
 from fourreal_kernels.version import __version__
 
@@ -39,6 +41,27 @@ def test_broken_parts_are_reported(fourreal, monkeypatch):
     report = json.loads(fourreal("doctor", "--json"))
     assert report["native_libraries"]["cpu"] == "OSError: no such thing"
     assert report["versions"]["python"]
+
+
+def test_the_cuda_library_where_there_is_no_gpu(fourreal, monkeypatch):
+    """Its build, and CUDA's own words for why nothing of it can run."""
+    build = {"version": __version__, "compiler": "NVIDIA 13.0.88", "archs": ["sm_80", "sm_90a"]}
+    reason = "CUDA driver version is insufficient for CUDA runtime version"
+    library = SimpleNamespace(build_info=lambda: build, device_count=lambda: 0, why_no_device=lambda: reason)
+    monkeypatch.setattr("fourreal_kernels.native.cuda_library", lambda: library)
+    report = json.loads(fourreal("doctor", "--json"))
+    assert report["native_libraries"]["cuda"] == build | {"devices": f"none: {reason}"}
+    assert report["backends"]["qk_norm_rope_"]["cuda"] == report["backends"]["sync_exchange"]["cuda"] == reason
+    printed = fourreal("doctor")
+    assert all(word in printed for word in ("NVIDIA 13.0.88", "sm_90a", reason))
+
+
+@pytest.mark.skipif(native.cuda_library() is None, reason=native.why_missing("cuda"))
+def test_the_cuda_library_that_is_built(fourreal):
+    found = json.loads(fourreal("doctor", "--json"))["native_libraries"]["cuda"]
+    assert {"sm_80", "sm_90a"} <= set(found["archs"]) and found["compiler"].startswith("NVIDIA")
+    count = native.cuda_library().device_count()
+    assert found["devices"] == (count or f"none: {native.cuda_library().why_no_device()}")
 
 
 def test_without_optional_packages(run_process):

@@ -12,6 +12,8 @@ DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "float16
 TOKENS = (1, 7, 63, 65, 100, 240, 390)
 CHANNELS = (1, 3, 8, 17, 64, 100)
 GUARD = 64
+CUDA_SOURCES = ("sync_exchange_channel", "sync_exchange_channel_backward", "sync_exchange_dense", "sync_exchange_norm",
+                "sync_exchange_norm_elements", "sync_exchange_norm_backward")
 
 
 def parameter_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -145,18 +147,12 @@ def _address(tensor: Tensor | None) -> int:
 
 def exchange(library, view: Tensor, time: Tensor, out_view: Tensor, out_time: Tensor, parameters: Parameters,
              **options) -> None:
-    """Call the hard per-channel exchange of a compiled library, CPU or CUDA, on tensors."""
+    """Call the hard per-channel exchange of a compiled library on tensors: the CPU's, or in float32 the CUDA one."""
     tensors = (view, time, out_view, out_time)
     dtype = str(view.dtype).removeprefix("torch.")
     addresses = [_address(x) for x in (parameters.weight, parameters.bias, parameters.input_scale, parameters.gate)]
-    if hasattr(library, "sync_exchange_channel"):
-        pairs = [(x.data_ptr(), x.stride()) for x in tensors]
-        library.sync_exchange_channel("hard", dtype, view.shape, *pairs, *addresses, **options)
-        return
-    library.sync_exchange_hard_channel(
-        *(x.data_ptr() for x in tensors), dtype, list(view.shape), *(list(x.stride()) for x in tensors), *addresses,
-        **options,
-    )
+    pairs = [(x.data_ptr(), x.stride()) for x in tensors]
+    library.sync_exchange_channel("hard", dtype, view.shape, *pairs, *addresses, **options)
 
 
 def assert_close(result: Tensor, view: Tensor, time: Tensor, parameters: Parameters, what: str) -> None:

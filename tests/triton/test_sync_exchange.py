@@ -7,7 +7,7 @@ import torch
 
 from exchange_formula import FORMS, KINDS, OPTIONS, as_dense, cast, exchange_arguments, option_name, plain_exchange
 from fourreal_kernels import explain, sync_exchange, sync_exchange_
-from fourreal_kernels.ops.sync_exchange import triton_chunks
+from fourreal_kernels.ops.sync_exchange import gpu_chunks
 from op_layouts import LAYOUTS, STRIDED
 from op_numerics import assert_close_as_pytorch, bitwise_equal, poisoned
 
@@ -194,17 +194,17 @@ def test_backward_repeats_bitwise(kind, form):
 @pytest.mark.parametrize("kind, fewest", [("hard", 40), ("soft", 9)])
 def test_many_chunks_of_dense_rows(kind, fewest, monkeypatch):
     """Parts of a batch entry, and several whole entries."""
-    monkeypatch.setattr(triton_chunks, "SCRATCH_BYTES", 1)
-    monkeypatch.setattr(triton_chunks, "FEWEST_ROWS", fewest)
+    monkeypatch.setattr(gpu_chunks, "SCRATCH_BYTES", 1)
+    monkeypatch.setattr(gpu_chunks, "FEWEST_ROWS", fewest)
     check_forward(*exchange_arguments((3, 1, 1, 17, 8), kind, "dense"))
     check_gradients(*exchange_arguments((3, 1, 1, 11, 8), kind, "dense", ("bias",)))
 
 
 @pytest.mark.parametrize("first, samples, rows, most", [(0, 3, 17, 7), (2, 5, 3, 7), (0, 1, 256, 256), (0, 2, 1, 1)])
 def test_chunks_cover_every_row_once(first, samples, rows, most, monkeypatch):
-    monkeypatch.setattr(triton_chunks, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(triton_chunks, "SCRATCH_BYTES", 10 * most)
-    parts = triton_chunks.chunks(first, samples, rows, 10)
+    monkeypatch.setattr(gpu_chunks, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(gpu_chunks, "SCRATCH_BYTES", 10 * most)
+    parts = gpu_chunks.chunks(first, samples, rows, 10)
     seen = [(sample, row) for part in parts for sample in range(part.first_sample, part.first_sample + part.samples)
             for row in range(part.first_row, part.first_row + part.rows)]
     assert sorted(seen) == [(sample, row) for sample in range(first, first + samples) for row in range(rows)]

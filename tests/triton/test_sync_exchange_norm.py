@@ -16,7 +16,7 @@ from exchange_formula import (
     plain_exchange_norm,
 )
 from fourreal_kernels import explain, sync_exchange, sync_exchange_norm, sync_exchange_norm_
-from fourreal_kernels.ops.sync_exchange import triton_chunks
+from fourreal_kernels.ops.sync_exchange import gpu_chunks
 from op_numerics import assert_close_as_pytorch, bitwise_equal
 
 SHAPES = [
@@ -129,8 +129,8 @@ def test_nan_stays_in_its_token(form):
 @pytest.mark.parametrize("fewest", [40, 9])
 def test_many_chunks_of_dense_rows(fewest, monkeypatch):
     """Parts of a batch entry, and several whole entries."""
-    monkeypatch.setattr(triton_chunks, "SCRATCH_BYTES", 1)
-    monkeypatch.setattr(triton_chunks, "FEWEST_ROWS", fewest)
+    monkeypatch.setattr(gpu_chunks, "SCRATCH_BYTES", 1)
+    monkeypatch.setattr(gpu_chunks, "FEWEST_ROWS", fewest)
     check_forward(*exchange_norm_arguments((3, 1, 1, 11, 8), "soft", "dense"))
 
 

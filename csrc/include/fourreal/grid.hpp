@@ -32,6 +32,9 @@ inline std::int64_t element_count(const GridSizes& sizes) {
     return count;
 }
 
+// The rows (v, t, n) of one batch entry.
+inline std::int64_t rows_of_sample(const GridSizes& sizes) { return sizes[kView] * sizes[kTime] * sizes[kToken]; }
+
 // The rows (v, t, n) of one batch entry for kOperands tensors of equal sizes, with neighbouring axes merged where every
 // tensor allows it. Axis 2 is the innermost; an unused outer axis has size 1.
 template <int kOperands>

@@ -13,9 +13,9 @@
 
 namespace fourreal {
 
-// (B, V, T, N, D/2) float32: strides in elements of B, V, T, N and of the pair, each free and possibly 0.
+// (B, V, T, N, D/2): strides in elements of B, V, T, N and of the pair, each free and possibly 0.
 struct AngleTensor {
-    const float* data = nullptr;
+    const void* data = nullptr;
     std::int64_t strides[kAttentionAxes - 1] = {};
 };
 
@@ -27,6 +27,7 @@ struct NormRopeSetting {
     const float* q_weight;
     const float* k_weight;
     AngleTensor cos, sin;
+    DType angle_dtype;                   // float32; on CUDA float16 and bfloat16 too
     float eps;
 };
 
@@ -54,5 +55,20 @@ void qk_norm_rope_forward(const NormRopeForward& args, InstructionSet set = best
 void qk_norm_rope_backward(const NormRopeBackward& args, InstructionSet set = best_instruction_set());
 
 }  // namespace cpu
+
+namespace cuda {
+
+// Why the kernels do not take the shape or dtype, or nullptr. Taken: D up to 256, fewer than 2^31 rows of D.
+const char* qk_norm_rope_refusal(const NormRopeSetting& setting);
+
+// How many rows of 2 D floats of scratch the backward needs to add up the gradients of the weights.
+std::int64_t qk_norm_rope_backward_partials(const NormRopeSetting& setting);
+
+// Pointers are to device memory. Asynchronous on `stream`, a cudaStream_t of the current device; return a cudaError_t.
+// Results have the same bits for any strides and any device, in place or not. `partials` is not used without weights.
+int qk_norm_rope_forward(const NormRopeForward& args, void* stream);
+int qk_norm_rope_backward(const NormRopeBackward& args, float* partials, void* stream);
+
+}  // namespace cuda
 
 }  // namespace fourreal

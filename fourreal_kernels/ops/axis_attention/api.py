@@ -13,7 +13,7 @@ from .. import checks
 from . import registration, registration_extra  # noqa: F401  (define the torch operators)
 from .call import AttentionCall, attention_call, check_extra, check_inputs, check_scale
 
-_BACKENDS = ("reference", "sdpa", "cpu", "triton")
+_BACKENDS = ("reference", "sdpa", "cpu", "triton", "cuda")
 _AUTO = {"cpu": ("cpu", "sdpa", "reference"), "cuda": ("sdpa", "reference")}
 
 

@@ -88,7 +88,7 @@ def _describe(in_place: bool):
     return describe
 
 
-_BACKENDS = ("reference", "cpu", "triton")
+_BACKENDS = ("reference", "cpu", "triton", "cuda")
 _AUTO = {"cpu": ("cpu", "reference"), "cuda": ("reference",)}
 dispatch.register(dispatch.Operator("qk_norm_rope", __package__, _BACKENDS, _AUTO, _describe(False)))
 dispatch.register(dispatch.Operator("qk_norm_rope_", __package__, _BACKENDS, _AUTO, _describe(True)))

@@ -1,34 +1,24 @@
-"""The exchange by the compiled CUDA kernels: per-channel hard synchronisation in one pass."""
+"""The exchange by compiled CUDA kernels: per channel in one pass; dense weights around torch's own GEMM, in chunks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ... import native
-from . import compiled
-from .call import ExchangeCall
+from .. import cuda_support
+from . import cuda_channel, cuda_dense, cuda_rows, gpu_dense_backward
+from .call import ExchangeCall, ExchangeGradients, is_per_channel
 
 
 def unavailable() -> str | None:
-    library = native.cuda_library()
-    if library is None:
-        return native.why_missing("cuda")
-    return library.why_no_device() or None
+    return cuda_support.why_unavailable()
 
 
 def refusal(call: ExchangeCall) -> str | None:
-    if call.device.type != "cuda":
-        return f"it runs on cuda, the call is on {call.device.type}"
+    if reason := cuda_support.refuse_device(call):
+        return reason
     if call.dtype == torch.float64:
-        return "its kernel has no float64"
-    if call.kind != "hard" or not call.per_channel:
-        form = "per-channel" if call.per_channel else "dense"
-        return f"its kernel is the per-channel hard exchange, the call is {form} {call.kind}"
-    if call.needs_grad:
-        return "its kernel has no backward yet; call it under torch.no_grad()"
-    if len(call.shape) > compiled.GRID_DIMS:
-        return f"its kernel takes up to {compiled.GRID_DIMS} dims (B, V, T, N, C), the streams have {len(call.shape)}"
+        return "its arithmetic is in float32, the call is in float64"
     return None
 
 
@@ -36,14 +26,16 @@ def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, inp
             gate: Tensor | None, kind: str, out_view: Tensor, out_time: Tensor) -> None:
     """Write the exchanged streams into ``out_view`` and ``out_time``, which may be ``view`` and ``time``.
 
-    Asynchronous on the current stream. The converted parameters may be freed before the kernel has run: the caching
-    allocator reuses memory in stream order.
+    Asynchronous on the current stream of their device.
     """
-    streams = [compiled.as_grid(x) for x in (view, time, out_view, out_time)]
-    parameters = [compiled.as_accumulated(x) for x in (weight, bias, input_scale, gate)]
-    with torch.cuda.device(view.device):
-        native.cuda_library().sync_exchange_hard_channel(
-            *(x.data_ptr() for x in streams), str(view.dtype).removeprefix("torch."), list(streams[0].shape),
-            *(list(x.stride()) for x in streams), *(compiled.address(x) for x in parameters),
-            stream=torch.cuda.current_stream().cuda_stream,
-        )
+    form = cuda_channel if is_per_channel(weight, kind, view.shape[-1]) else cuda_dense
+    form.forward(view, time, weight, bias, input_scale, gate, kind, out_view, out_time)
+
+
+def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
+             input_scale: Tensor | None, gate: Tensor | None, kind: str) -> ExchangeGradients:
+    """Gradients with respect to every argument."""
+    tensors = (grad_view, grad_time, view, time, weight, bias, input_scale, gate)
+    if is_per_channel(weight, kind, view.shape[-1]):
+        return cuda_channel.backward(*tensors, kind)
+    return gpu_dense_backward.backward(cuda_rows.stage, cuda_rows.finish, *tensors, kind)

@@ -36,8 +36,11 @@ def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, inp
 def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
              input_scale: Tensor | None, gate: Tensor | None, kind: str) -> ExchangeGradients:
     """Gradients with respect to every argument."""
+    tensors = (grad_view, grad_time, view, time, weight, bias, input_scale, gate)
     if is_per_channel(weight, kind, view.shape[-1]):
-        from .triton_channel import backward as gradients
-    else:
-        from .triton_dense_backward import backward as gradients
-    return gradients(grad_view, grad_time, view, time, weight, bias, input_scale, gate, kind)
+        from . import triton_channel
+
+        return triton_channel.backward(*tensors, kind)
+    from . import gpu_dense_backward, triton_chunks
+
+    return gpu_dense_backward.backward(triton_chunks.stage, triton_chunks.finish, *tensors, kind)

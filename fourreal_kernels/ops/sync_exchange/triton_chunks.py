@@ -1,70 +1,15 @@
-"""Chunks of rows of the dense exchange, and the launches that fill and empty their scratch.
-
-The scratch of a chunk is bounded whatever the size of the streams, and small enough to stay in the L2 cache of a chip
-of the H100's generation between the passes.
-"""
+"""The launches around the GEMM of the dense exchange that fill and empty the scratch of a chunk of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor
 
 from ...tuning import config
 from ..triton_access import on_device
 from ..triton_support import arch_of
 from . import triton_dense_kernels as kernels
+from .gpu_chunks import Chunk
 from .triton_channel import grid_strides
-
-SCRATCH_BYTES = 32 << 20
-FEWEST_ROWS = 256
-"""A matrix product of fewer rows leaves most of a GPU idle."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """``rows`` rows, from ``first_row``, of each of ``samples`` batch entries from ``first_sample``."""
-
-    first_sample: int
-    samples: int
-    first_row: int
-    rows: int
-
-    @property
-    def length(self) -> int:
-        return self.samples * self.rows
-
-
-def chunks(first_sample: int, samples: int, rows: int, row_bytes: int) -> list[Chunk]:
-    """Parts of whole batch entries of ``rows`` rows each, whose scratch of ``row_bytes`` a row fits SCRATCH_BYTES."""
-    most = max(FEWEST_ROWS, SCRATCH_BYTES // row_bytes)
-    if rows <= most:
-        together, last = max(1, most // rows), first_sample + samples
-        return [Chunk(begin, min(together, last - begin), 0, rows) for begin in range(first_sample, last, together)]
-    length = -(-rows // -(-rows // most))
-    return [
-        Chunk(sample, 1, begin, min(length, rows - begin))
-        for sample in range(first_sample, first_sample + samples)
-        for begin in range(0, rows, length)
-    ]
-
-
-def rows_of_entry(grid: Tensor) -> int:
-    return grid.shape[1] * grid.shape[2] * grid.shape[3]
-
-
-def multiply_in_chunks(parts: list[Chunk], matrix: Tensor, stage: Callable[[Chunk, Tensor], None],
-                       finish: Callable[[Chunk, Tensor], None]) -> None:
-    """For each chunk: ``stage`` fills rows, they are multiplied by ``matrix``, ``finish`` takes the product away."""
-    longest = max(part.length for part in parts)
-    inputs, outputs = matrix.shape
-    staged, mixed = matrix.new_empty(longest, inputs), matrix.new_empty(longest, outputs)
-    for part in parts:
-        stage(part, staged)
-        torch.mm(staged[: part.length], matrix, out=mixed[: part.length])
-        finish(part, mixed)
 
 
 def stage(chunk: Chunk, staged: Tensor, streams: tuple[Tensor, Tensor], *, scale: Tensor | None = None,

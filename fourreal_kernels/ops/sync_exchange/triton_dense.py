@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..triton_access import dense
 from .compiled import as_grids
-from .triton_chunks import chunks, finish, multiply_in_chunks, rows_of_entry, stage
+from .gpu_chunks import chunks, multiply_in_chunks, rows_of_entry
+from .triton_chunks import finish, stage
 
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,

@@ -116,7 +116,7 @@ def _describe(in_place: bool):
     return describe
 
 
-_BACKENDS = ("reference", "cpu", "triton")
+_BACKENDS = ("reference", "cpu", "triton", "cuda")
 _AUTO = {"cpu": ("cpu", "reference"), "cuda": ("reference",)}
 dispatch.register(dispatch.Operator("sync_exchange_norm", __package__, _BACKENDS, _AUTO, _describe(False)))
 dispatch.register(dispatch.Operator("sync_exchange_norm_", __package__, _BACKENDS, _AUTO, _describe(True)))

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from ...tuning import config
 from ..sync_exchange.compiled import as_grids
+from ..sync_exchange.gpu_chunks import Chunk, chunks, multiply_in_chunks, rows_of_entry
 from ..sync_exchange.triton_channel import grid_strides
-from ..sync_exchange.triton_chunks import Chunk, chunks, multiply_in_chunks, rows_of_entry, stage
+from ..sync_exchange.triton_chunks import stage
 from ..triton_access import dense, on_device, power_of_two
 from ..triton_support import arch_of
 from .call import ExchangeNormTensors

@@ -8,36 +8,40 @@ chunk has the dtype of the streams, as a GEMM of 16-bit operands gives it; chunk
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..checks import unit_stride_gradient
-from ..triton_access import dense
 from .call import ExchangeGradients
-from .compiled import as_grids
+from .gpu_chunks import Chunk, chunks, launch_grids, multiply_in_chunks, rows_of_entry
 from .parameter_gradients import DenseParameterGradients
-from .triton_chunks import Chunk, chunks, finish, multiply_in_chunks, rows_of_entry, stage
+
+Pass = Callable[..., None]
+"""``stage`` or ``finish`` of a backend, which launch its kernels."""
 
 
-def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
-             input_scale: Tensor | None, gate: Tensor | None, kind: str) -> ExchangeGradients:
+def backward(stage: Pass, finish: Pass, grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor,
+             weight: Tensor, bias: Tensor | None, input_scale: Tensor | None, gate: Tensor | None,
+             kind: str) -> ExchangeGradients:
     """Gradients of the streams in their dtype, of the parameters in fp32."""
     batch = view.shape[0]
     entries = batch if gate is not None or input_scale is not None else 1
     outs = torch.empty_like(view), torch.empty_like(time)
-    scale = dense(input_scale)
+    scale = None if input_scale is None else input_scale.detach().contiguous()
     gradients = DenseParameterGradients(weight.detach(), bias, input_scale, gate)
     tensors = (unit_stride_gradient(grad_view), unit_stride_gradient(grad_time), view, time, *outs)
-    for grids in as_grids(tensors):
+    for grids in launch_grids(tensors):
         for entry in range(entries):
             matrix = gradients.gated_weight(entry).to(view.dtype)
-            gathered = _entries_backward(grids, entry, batch // entries, matrix, scale, kind == "hard")
+            gathered = _entries_backward(stage, finish, grids, entry, batch // entries, matrix, scale, kind == "hard")
             gradients.add(entry, *gathered)
     return ExchangeGradients(*outs, *gradients.of_arguments)
 
 
-def _entries_backward(grids: tuple[Tensor, ...], first: int, count: int, weight: Tensor, scale: Tensor | None,
-                      hard: bool) -> tuple[Tensor, Tensor]:
+def _entries_backward(stage: Pass, finish: Pass, grids: tuple[Tensor, ...], first: int, count: int, weight: Tensor,
+                      scale: Tensor | None, hard: bool) -> tuple[Tensor, Tensor]:
     """Write the gradients of the streams of some batch entries; g^T z and the sum of g over their rows."""
     grads, streams, results = grids[:2], grids[2:4], grids[4:]
     outputs, inputs = weight.shape

@@ -1,0 +1,19 @@
+// Attention over whole frames ("vn", "tn", "vn|tn") by the Hopper kernel (sm_90a). Forward only.
+#pragma once
+
+#include "fourreal/axis_attention.hpp"
+
+namespace fourreal::cuda {
+
+// Why the kernel does not take the call, or nullptr. It takes float16 and bfloat16, D = 64 and 128, any B, V, T, N and
+// H, scales of at least 0, and tensors that a tensor map describes: 16-byte aligned data and strides, no stride of 0,
+// and heads that lie side by side (stride D), or one batch entry, or batch entries that are a whole number of heads
+// apart.
+const char* hopper_attention_refusal(const AttentionForward& args);
+
+// Writes out and lse of one attention, or of two (`second` not null) of equal sizes, dtype and scale in one launch.
+// Asynchronous on `stream`, a cudaStream_t of the current device. Returns a CUDA error number, 0 for success; not to be
+// called with what the function above refuses.
+int hopper_attention_forward(const AttentionForward& first, const AttentionForward* second, void* stream);
+
+}  // namespace fourreal::cuda

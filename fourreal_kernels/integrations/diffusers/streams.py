@@ -1,0 +1,83 @@
+"""Transformer blocks on two axes: one stream after the other axis, or two streams with a synchronisation layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .grid_angles import StreamAngles
+from .sync_layers import SyncLayers
+
+Forward = Callable[..., Tensor]
+
+
+class Streams(NamedTuple):
+    """What two-stream blocks hand on in place of the tokens: both streams and the conditioning of the sync layers."""
+
+    view: Tensor
+    time: Tensor
+    cond: Tensor
+
+
+class SequentialForward:
+    """The forward of a block in ``mode="sequential"``: with view attention, then with time attention.
+
+    Args:
+        forward: the block's own.
+    """
+
+    def __init__(self, forward: Forward):
+        self.forward = forward
+
+    def run(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """``(B, L, C)`` to ``(B, L, C)``; the other arguments are those of the block."""
+        for stream in ("view", "time"):
+            hidden_states = _on_stream(self.forward, stream, hidden_states, args, kwargs)
+        return hidden_states
+
+
+class TwoStreamForward:
+    """The forward of a block in ``mode="two_stream"``: on both streams with the same weights, then the sync layer.
+
+    The first block gets tokens and copies them into both streams; the last one gives back tokens.
+
+    Args:
+        forward: the block's own.
+        sync: the layers of the model.
+        index: of the block.
+        output: what the last block gives: ``"mean"``, ``"view"`` or ``"time"``.
+        temb_of: takes the block's time modulation to ``(B, temb_dim)`` or ``(B, L, temb_dim)``.
+    """
+
+    def __init__(self, forward: Forward, sync: SyncLayers, index: int, output: str, temb_of: Callable):
+        self.forward = forward
+        self.sync = sync
+        self.index = index
+        self.output = output
+        self.temb_of = temb_of
+
+    def run(
+        self, hidden_states: Tensor | Streams, encoder_hidden_states: Tensor, temb: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor | Streams:
+        """Tokens ``(B, L, C)`` or :class:`Streams` to the same; the other arguments are those of the block."""
+        if not isinstance(hidden_states, Streams):
+            cond = self.sync.conditioning(self.temb_of(temb))
+            hidden_states = Streams(hidden_states, hidden_states, cond)
+        others = (encoder_hidden_states, temb, *args)
+        view = _on_stream(self.forward, "view", hidden_states.view, others, kwargs)
+        time = _on_stream(self.forward, "time", hidden_states.time, others, kwargs)
+        view, time = self.sync.exchange(self.index, view, time, hidden_states.cond)
+        if self.index < len(self.sync.layers) - 1:
+            return Streams(view, time, hidden_states.cond)
+        return {"view": view, "time": time}[self.output] if self.output != "mean" else (view + time) / 2
+
+
+def _on_stream(forward: Forward, stream: str, hidden_states: Tensor, args: tuple, kwargs: dict) -> Tensor:
+    """The block's forward with the angles of one stream wherever the model passes those of both."""
+
+    def pick(x: Any) -> Any:
+        return getattr(x, stream) if isinstance(x, StreamAngles) else x
+
+    return forward(hidden_states, *map(pick, args), **{name: pick(x) for name, x in kwargs.items()})

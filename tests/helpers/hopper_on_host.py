@@ -1,0 +1,87 @@
+"""The Hopper kernels compiled for the host, their instructions emulated: needs g++ and pybind11, no nvcc."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EMULATION = ROOT / "tests/native/hopper_on_host"
+# Orders of threads and copies: copies at once, copies as late as possible, and random ones (see block.hpp).
+EAGER, LAZY, RANDOM = 0, 1, 5
+
+
+@cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="hopper_on_host_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _compile(source: Path, target: Path, *options: str) -> Path:
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not on PATH")
+    command = ["g++", "-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas",
+               *options, f"-I{ROOT / 'csrc/include'}", str(source), "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def compile_kernels(cuda: Path, target: Path) -> Path:
+    """An object file of the kernels in the folder ``cuda``, which may be a changed copy of csrc/cuda."""
+    return _compile(EMULATION / "kernels.cpp", target, "-c", "-O1", f"-I{cuda}", f"-I{EMULATION}")
+
+
+@cache
+def _binding(source: Path) -> Path:
+    pybind11 = pytest.importorskip("pybind11", reason="needs pybind11's headers")
+    include = (pybind11.get_include(), sysconfig.get_path("include"), ROOT / "python_bindings")
+    return _compile(source, _folder() / f"{source.stem}.o", "-c", "-O0", "-fvisibility=hidden",
+                    *(f"-I{path}" for path in include))
+
+
+def link_module(kernels: Path, folder: Path) -> Path:
+    """A `_cuda` module with the bound functions of these kernels and ``set_launches``."""
+    sources = (EMULATION / "module.cpp", ROOT / "python_bindings/cuda_hopper.cpp")
+    with ThreadPoolExecutor(2) as pool:
+        bindings = list(pool.map(_binding, sources))
+    module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    subprocess.run(["g++", "-shared", *map(str, (kernels, *bindings)), "-o", str(module)], check=True)
+    return module
+
+
+def load(module: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("_cuda", module)
+    assert spec is not None and spec.loader is not None
+    library = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(library)
+    return library
+
+
+@cache
+def module_path() -> Path:
+    return link_module(compile_kernels(ROOT / "csrc/cuda", _folder() / "kernels.o"), _folder())
+
+
+@cache
+def hopper_library() -> ModuleType:
+    """The `_cuda` module of the kernels as they are."""
+    return load(module_path())
+
+
+@cache
+def microtests() -> Path:
+    """The program of the primitives' micro-tests."""
+    return _compile(EMULATION / "microtests.cpp", _folder() / "microtests", "-O1", f"-I{ROOT / 'csrc/cuda'}",
+                    f"-I{EMULATION}")

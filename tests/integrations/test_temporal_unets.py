@@ -1,0 +1,163 @@
+"""SVD and AnimateDiff with this library's temporal attention, against the untouched models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fourreal_kernels.integrations.diffusers import apply_to, remove_from
+from tiny_models import perturb
+from video_models import diffusers, relative_error
+
+BATCH, TIMES, SIZE, TEXT = 2, 5, 8, 8
+
+
+class SVD:
+    block_name, temporal_per_block = "TemporalBasicTransformerBlock", 1
+
+    def build(self):
+        return diffusers.UNetSpatioTemporalConditionModel(
+            sample_size=SIZE, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
+            down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), num_attention_heads=(2, 4),
+            cross_attention_dim=TEXT, addition_time_embed_dim=8, projection_class_embeddings_input_dim=24,
+        )
+
+    def inputs(self):
+        ids = torch.tensor([[7.0, 127.0, 0.02], [5.0, 12.0, 0.1]])
+        return torch.randn(BATCH, TIMES, 4, SIZE, SIZE), torch.tensor(300.0), torch.randn(BATCH, 1, TEXT), ids
+
+
+class AnimateDiff:
+    block_name, temporal_per_block = "BasicTransformerBlock", 2
+
+    def build(self):
+        return diffusers.UNetMotionModel(
+            sample_size=SIZE, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
+            down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), cross_attention_dim=TEXT,
+            up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), num_attention_heads=2,
+            motion_num_attention_heads=2, motion_max_seq_length=8,
+        )
+
+    def inputs(self):
+        text = torch.randn(BATCH, 3, TEXT).repeat_interleave(TIMES, 0)  # as the pipeline passes it
+        return torch.randn(BATCH, 4, TIMES, SIZE, SIZE), torch.tensor(300.0), text
+
+
+families = pytest.mark.parametrize("family", [SVD(), AnimateDiff()], ids=["SVD", "AnimateDiff"])
+
+
+def _model(family):
+    torch.manual_seed(0)
+    model = family.build().eval()
+    perturb(model.parameters(), 0.02)
+    return model
+
+
+def _gradients(model, out):
+    out.square().mean().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@families
+def test_time_is_the_untouched_model_forward_and_gradients(family):
+    model, inputs = _model(family), family.inputs()
+    expected = model(*inputs, return_dict=False)[0]
+    expected_gradients = _gradients(model, expected)
+    model.zero_grad(set_to_none=True)
+    processors = dict(model.attn_processors)
+    apply_to(model, "time")
+    changed = [name for name, processor in model.attn_processors.items() if processor is not processors[name]]
+    assert changed and all("temporal" in name or "motion" in name for name in changed)
+    got = model(*inputs, return_dict=False)[0]
+    assert relative_error(got, expected) <= 1e-5
+    largest = max(gradient.abs().max() for gradient in expected_gradients.values() if gradient is not None)
+    for name, gradient in _gradients(model, got).items():
+        # The bias before a group norm of few channels has hardly a gradient but rounding.
+        reference = expected_gradients[name]
+        tolerance = 1e-5 * max(reference.abs().max(), 1e-2 * largest)
+        assert (gradient - reference).abs().max() <= tolerance, name
+
+
+@families
+def test_every_temporal_attention_runs_by_the_operator(family, monkeypatch):
+    from fourreal_kernels.integrations.diffusers import temporal
+
+    calls, attention = [], temporal.axis_attention
+    monkeypatch.setattr(
+        temporal, "axis_attention", lambda q, k, v, axes, **rest: calls.append(axes) or attention(q, k, v, axes, **rest)
+    )
+    model, inputs = _model(family), family.inputs()
+    apply_to(model)
+    with torch.no_grad():
+        model(*inputs)
+    name = family.block_name
+    blocks = [
+        path for path, module in model.named_modules()
+        if type(module).__name__ == name and (name.startswith("Temporal") or "motion_modules" in path)
+    ]
+    assert calls == ["t"] * (len(blocks) * family.temporal_per_block) and calls
+
+
+@families
+def test_remove_restores_the_model(family):
+    model, inputs = _model(family), family.inputs()
+    keys, processors = list(model.state_dict()), dict(model.attn_processors)
+    with torch.no_grad():
+        expected = model(*inputs, return_dict=False)[0]
+        apply_to(model)
+        assert list(model.state_dict()) == keys
+        remove_from(model)
+        assert model.attn_processors == processors
+        assert not any("forward" in vars(module) for module in model.modules())
+        assert torch.equal(model(*inputs, return_dict=False)[0], expected)
+
+
+def test_chunked_feed_forward_is_obeyed():
+    model, inputs = _model(SVD()), SVD().inputs()
+    model.enable_forward_chunking(chunk_size=1, dim=1)
+    with torch.no_grad():
+        expected = model(*inputs, return_dict=False)[0]
+        apply_to(model)
+        assert relative_error(model(*inputs, return_dict=False)[0], expected) <= 1e-5
+
+
+@families
+def test_gradient_checkpointing_and_save_pretrained(family, tmp_path):
+    model, inputs = _model(family), family.inputs()
+    apply_to(model)
+    expected = model(*inputs, return_dict=False)[0]
+    gradients = _gradients(model, expected)
+    model.zero_grad(set_to_none=True)
+    model.enable_gradient_checkpointing()
+    for name, gradient in _gradients(model, model(*inputs, return_dict=False)[0]).items():
+        torch.testing.assert_close(gradient, gradients[name], rtol=1e-5, atol=1e-5, msg=name)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    apply_to(loaded)
+    with torch.no_grad():
+        assert relative_error(loaded(*inputs, return_dict=False)[0], expected.detach()) <= 1e-6
+
+
+@families
+@pytest.mark.parametrize("mode", ["sequential", "fused", "two_stream"])
+def test_grid_modes_are_refused(family, mode):
+    with pytest.raises(NotImplementedError, match=f"^mode: got '{mode}', but UNet.* supports 'time'"):
+        apply_to(_model(family), mode)
+
+
+@families
+def test_views_are_refused(family):
+    with pytest.raises(ValueError, match="^views: got 3, expected None"):
+        apply_to(_model(family), views=3)
+
+
+@pytest.mark.slow
+@families
+def test_compiles_in_one_graph(family):
+    model, inputs = _model(family), family.inputs()
+    apply_to(model)
+    with torch.no_grad():
+        expected = model(*inputs, return_dict=False)[0]
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        assert relative_error(compiled(*inputs, return_dict=False)[0], expected) <= 1e-5
