@@ -31,7 +31,7 @@ $(GENERATE_READY): $(TOOLS_READY) $(BUILD_INPUTS)
 	@touch $@
 
 $(TEST_READY): $(TOOLS_READY) $(BUILD_INPUTS)
-	$(INSTALL) --no-build-isolation -e ".[generate,test]"
+	$(INSTALL) --no-build-isolation -e ".[generate,diffusers,test]"
 	@touch $(GENERATE_READY) $@
 
 generate: $(GENERATE_READY)
