@@ -3,7 +3,7 @@
 //
 // A block owns whole sequences, so that each gradient is a sum of a fixed order, without atomics.
 //
-// Registers on sm_80, sm_90a, sm_100: 128-153 for 16-bit elements, 160-168 for float; no spills. Shared memory for the 32
+// Registers on sm_80, sm_90a, sm_100: 128-153 for 16-bit elements, 163-223 for float; no spills. Shared memory for the 32
 // threads of a block, 16 bits, D = 64: 18 KiB at 8 entries, so that an SM of 228 KiB holds 11 blocks (CUDA
 // adds 1 KiB to each); the registers allow 12.
 #include "fourreal/pointwise_attention.hpp"
@@ -62,7 +62,7 @@ __device__ void take_softmax_gradient(const PointwiseLaunch<kOperands>& launch, 
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, 3)
+__global__ void __launch_bounds__(kMaxWarps* kWarpLanes, sizeof(T) == 2 ? 3 : 2)
     pointwise_backward(const PointwiseLaunch<kOperands> launch) {
     FOURREAL_DYNAMIC_SHARED(unsigned char, shared);
     const PointwiseTiles& tiles = launch.tiles;

@@ -1,6 +1,6 @@
 // Forward of pointwise attention: one pass, q, k and v read once, out written once: 8 bytes per element of 16 bits.
 //
-// Registers on sm_80, sm_90a, sm_100: 114-124 for 16-bit elements, 145-168 for float; no spills. Shared memory for the 32
+// Registers on sm_80, sm_90a, sm_100: 114-124 for 16-bit elements, 145-159 for float; no spills. Shared memory for the 32
 // threads of a block, 16 bits, D = 64: 13 KiB at 8 entries, so that an SM of 228 KiB holds 16 blocks, as many as the
 // registers allow.
 #include "fourreal/pointwise_attention.hpp"
