@@ -62,7 +62,8 @@ def link_module(kernels: Path, folder: Path) -> Path:
 
 
 def load(module: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("_cuda", module)
+    # pybind11 hands out one module per full name: the folder makes it unique.
+    spec = importlib.util.spec_from_file_location(f"{module.parent.name}._cuda", module)
     assert spec is not None and spec.loader is not None
     library = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(library)

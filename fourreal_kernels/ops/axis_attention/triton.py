@@ -17,6 +17,7 @@ from .call import AttentionCall, KeyValue
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _UNIONS = ("vn|tn", "v|t")
 _LARGEST_HEAD_DIM = 256
+_LARGEST_WITH_EXTRA = 128
 
 
 def unavailable() -> str | None:
@@ -34,6 +35,8 @@ def refusal(call: AttentionCall) -> str | None:
         return f"of the unions its kernels take {' and '.join(map(repr, _UNIONS))}, the call is {str(call.axes)!r}"
     if call.extra and call.shape[3] > 1 and not all("n" in group for group in call.axes.groups):
         return f"its kernels take extra_k and extra_v where every group of axes has n, the call is {str(call.axes)!r}"
+    if call.extra and call.shape[-1] > _LARGEST_WITH_EXTRA:
+        return f"its kernels take extra_k and extra_v with head dims up to {_LARGEST_WITH_EXTRA}, got {call.shape[-1]}"
     return None
 
 

@@ -3,7 +3,7 @@
 Buckets: head dims up to 64, 128 and 256 in bf16, each compiled at its largest; up to 128 and 256 in IEEE fp32. Frame
 lists of the union (view attention for both streams) whose tiles may touch two frames, with a tail: the most registers.
 Extra tokens take the same configurations: each kernel at the head dims, of 64 and 128, that take the most registers.
-Above 128, bf16 on sm_90, the forward kernel and that of dQ spill with them.
+Above 128 they are refused: in bf16 on sm_90 the forward kernel and that of dQ would spill.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ _CASES = [  # kernel, head dim, dtype, rows that share a frame list
         for bucket in ((64, "bf16"), (128, "bf16"), (256, "bf16"), (128, "fp32"), (256, "fp32"))
     ),
 ]
-_WITH_EXTRA = [  # kernel, head dim
-    ("attention_forward", 128), ("attention_backward_queries", 64), ("attention_backward_queries", 128),
-    ("attention_backward_extra", 128),
+_WITH_EXTRA = [  # kernel, head dim, dtype
+    ("attention_forward", 128, "bf16"), ("attention_backward_queries", 64, "bf16"),
+    *((kernel, 128, dtype) for kernel in ("attention_backward_queries", "attention_backward_extra")
+      for dtype in ("bf16", "fp32")),
+    ("attention_forward", 128, "fp32"),
 ]
 _WITH_DESCRIPTORS = ("sm_90", "sm_100", "sm_120")
 
 
 def compile_cases(arch: str) -> list[CompileCase]:
-    """One case per shipped configuration, four with extra tokens, the forward kernel with tensor descriptors where the
+    """One case per shipped configuration, some with extra tokens, the forward kernel with tensor descriptors where the
     chip has them.
     """
     cases = [
@@ -56,7 +58,7 @@ def compile_cases(arch: str) -> list[CompileCase]:
     ]
     if arch in _WITH_DESCRIPTORS:
         cases += [_case(arch, "attention_forward", head_dim, "bf16", _LONG, True) for head_dim in (64, 128)]
-    return cases + [_case(arch, *case, "bf16", _LONG, extra=True) for case in _WITH_EXTRA]
+    return cases + [_case(arch, *case, _LONG, extra=True) for case in _WITH_EXTRA]
 
 
 def _options(arch: str, kernel: str, head_dim: int, dtype: str, rows: int) -> dict[str, int]:
