@@ -31,7 +31,7 @@ $(GENERATE_READY): $(TOOLS_READY) $(BUILD_INPUTS)
 	@touch $@
 
 $(TEST_READY): $(TOOLS_READY) $(BUILD_INPUTS)
-	$(INSTALL) --no-build-isolation -e ".[generate,diffusers,test]"
+	$(INSTALL) --no-build-isolation -e ".[generate,test]"
 	@touch $(GENERATE_READY) $@
 
 generate: $(GENERATE_READY)
@@ -43,6 +43,7 @@ test: setup
 	TRITON_INTERPRET=1 $(PYTEST) tests/triton
 
 test-all: setup
+	$(INSTALL) --no-build-isolation -e ".[generate,test,diffusers]"
 	$(PYTEST) -m ""
 	TRITON_INTERPRET=1 $(PYTEST) -m "" tests/triton
 
