@@ -24,10 +24,14 @@ class AttentionCheck:
     Args:
         q, k, v: the inputs, ``(B, V, T, N, H, D)``.
         grad: the gradient of the output; then results are (dq, dk, dv) instead of (out,).
+        extra: keys and values ``(B, L, H, D)`` outside the grid that every token attends to.
     """
 
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, axes: str, grad: Tensor | None = None):
-        self._inputs, self._axes, self._grad = (q, k, v), axes, grad
+    def __init__(
+        self, q: Tensor, k: Tensor, v: Tensor, axes: str, grad: Tensor | None = None,
+        extra: tuple[Tensor, Tensor] | None = None,
+    ):
+        self._inputs, self._axes, self._grad, self._extra = (q, k, v), axes, grad, extra
         _, views, times, tokens, heads, head_dim = q.shape
         keys = parse_axes(axes).keys_per_query(views, times, tokens)
         self._whole = 2 * q.numel() * keys <= _LARGEST_WHOLE
@@ -42,7 +46,8 @@ class AttentionCheck:
 
     def _whole_reference(self) -> list[Tensor]:
         wide = [x.detach().double().requires_grad_(self._grad is not None) for x in self._inputs]
-        out = fk.axis_attention(*wide, self._axes, backend="reference")
+        extra_k, extra_v = (x.double() for x in self._extra) if self._extra else (None, None)
+        out = fk.axis_attention(*wide, self._axes, extra_k=extra_k, extra_v=extra_v, backend="reference")
         if self._grad is None:
             return [out]
         return list(torch.autograd.grad(out, wide, self._grad.double()))
@@ -65,6 +70,13 @@ class AttentionCheck:
     def _rows(self, x: Tensor, frames: Sequence[Frame], head: int) -> Tensor:
         return torch.cat([x[0, v, t, :, head] for v, t in frames]).detach().double()
 
+    def _keys(self, frames: Sequence[Frame], head: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the frames, then those outside the grid."""
+        found = [self._rows(x, frames, head) for x in self._inputs[1:]]
+        if self._extra:
+            found = [torch.cat([x, y[0, :, head].double()]) for x, y in zip(found, self._extra, strict=True)]
+        return found[0], found[1]
+
     def _neighbours(self, frame: Frame) -> list[Frame]:
         """The frames that a frame attends to, which are those that attend to it."""
         _, views, times, *_ = self._inputs[0].shape
@@ -78,15 +90,15 @@ class AttentionCheck:
 
     def _attend(self, frame: Frame, head: int) -> tuple[Tensor, Tensor]:
         """Probabilities (N, keys) and output (N, D) of the queries of one frame."""
-        q, k, v = self._inputs
-        keys = self._neighbours(frame)
-        scores = self._rows(q, [frame], head) @ self._rows(k, keys, head).T * q.shape[-1] ** -0.5
+        q = self._inputs[0]
+        keys, values = self._keys(self._neighbours(frame), head)
+        scores = self._rows(q, [frame], head) @ keys.T * q.shape[-1] ** -0.5
         probabilities = scores.softmax(-1)
-        return probabilities, probabilities @ self._rows(v, keys, head)
+        return probabilities, probabilities @ values
 
     def _gradients(self, frame: Frame, head: int) -> tuple[Tensor, ...]:
         """dq of the frame's queries, dk and dv of its keys, which every neighbour's queries reach."""
-        q, k, v = self._inputs
+        q, _, v = self._inputs
         tokens, scale = q.shape[3], q.shape[-1] ** -0.5
         dk = dv = 0.0
         for source in self._neighbours(frame):
@@ -100,8 +112,8 @@ class AttentionCheck:
             dv = dv + columns.T @ grad
             dk = dk + d_scores.T @ self._rows(q, [source], head)
             if source == frame:
-                whole = probabilities * (grad @ self._rows(v, keys, head).T - delta) * scale
-                dq = whole @ self._rows(k, keys, head)
+                all_keys, values = self._keys(keys, head)
+                dq = probabilities * (grad @ values.T - delta) * scale @ all_keys
         return dq, dk, dv
 
 

@@ -47,7 +47,8 @@ class Outcome:
 
 
 def _attention(axes: str, head_dim: int, direction: str, **more: Any) -> dict[str, Any]:
-    return {"suite": "attention", "axes": axes, "D": head_dim, "direction": direction} | more
+    plain = {"suite": "attention", "variant": ""}
+    return plain | {"axes": axes, "D": head_dim, "direction": direction} | more
 
 
 def _pointwise(axes: str | tuple[str, ...], **more: Any) -> dict[str, Any]:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import bench_attention, bench_others, check_attention, check_hopper, check_others, fa3, stability, tools
+from . import (
+    bench_attention,
+    bench_others,
+    bench_temporal,
+    check_attention,
+    check_hopper,
+    check_others,
+    fa3,
+    stability,
+    tools,
+)
 from .block import Block
 from .timings import case_jobs, ceiling_jobs
 
@@ -38,6 +48,7 @@ BENCH = (
     _timed("attention tn", 60, partial(bench_attention.forward_cases, "tn")),
     _timed("attention backward", 70, bench_attention.backward_cases),
     _timed("two streams", 30, bench_attention.two_stream_cases),
+    _timed("temporal attention", 40, bench_temporal.cases),
     _timed("flex attention", 120, bench_attention.flex_cases, compile=True),
     _timed("compiled attention", 60, bench_attention.compiled_cases, compile=True),
     _timed("compiled others", 90, bench_others.compiled_cases, compile=True),

@@ -23,6 +23,18 @@ def sdpa_permuted(q: Tensor, k: Tensor, v: Tensor, axes: str) -> Tensor:
     return from_lines(lines, axes, tuple(q.shape)).contiguous()
 
 
+def extra_gathered(q: Tensor, k: Tensor, v: Tensor, axes: str, extra_k: Tensor, extra_v: Tensor) -> Tensor:
+    """:func:`sdpa_permuted` with tokens ``(B, L, H, D)`` outside the grid behind the keys and values of every line."""
+    keys, values = (_with_extra(to_lines(x, axes), extra) for x, extra in ((k, extra_k), (v, extra_v)))
+    lines = F.scaled_dot_product_attention(to_lines(q, axes), keys, values)
+    return from_lines(lines, axes, tuple(q.shape)).contiguous()
+
+
+def _with_extra(lines: Tensor, extra: Tensor) -> Tensor:
+    copies = extra.transpose(1, 2).repeat_interleave(lines.shape[0] // extra.shape[0], dim=0)
+    return torch.cat([lines, copies], dim=2)
+
+
 def naive(q: Tensor, k: Tensor, v: Tensor, axes: str) -> Tensor:
     """softmax(q k^T) v with the scores in memory."""
     lines_q, lines_k, lines_v = (to_lines(x, axes) for x in (q, k, v))

@@ -1,6 +1,6 @@
 """The suites: each module's ``cases(quick)`` lists what it measures."""
 
-from . import attention, block, exchange, generate, growth, norm_rope, pointwise
+from . import attention, block, exchange, generate, growth, integrations, norm_rope, pointwise
 
 SUITES = {
     "attention": attention,
@@ -8,6 +8,7 @@ SUITES = {
     "exchange": exchange,
     "norm_rope": norm_rope,
     "block": block,
+    "integrations": integrations,
     "generate": generate,
     "growth": growth,
 }

@@ -24,6 +24,7 @@ _CHANNELS = {240: 256, 576: 128}
 _MOST_CHANNELS = 512
 # Forms with all scores in memory, or that compile per shape, take part up to here.
 _NAIVE_TOKENS = 64
+_TEXT_TOKENS = 77  # of CLIP
 # Above, a union takes seconds per head, and only the peers that targets name take part.
 _LARGE_TOKENS = 240
 _COMPILED = {"N": 64, "D": 64}
@@ -39,7 +40,7 @@ DENSE = "sdpa with dense mask"
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """``tn``, ``vn`` and ``vn|tn`` at every size, forward then backward, then ``two_stream_attention``."""
+    """``tn``, ``vn`` and ``vn|tn`` at every size, forward then backward, ``two_stream_attention``, text tokens."""
     tokens = (36, 64) if quick else TOKENS
     for direction in ("forward", "backward"):
         for axes in ("tn", "vn", "vn|tn"):
@@ -51,6 +52,7 @@ def cases(quick: bool) -> Iterator[Case]:
                     yield attention_case(axes, sizes, direction)
     for count in (36,) if quick else (36, 144, 576):
         yield _two_stream_case(grid_sizes(count, 64))
+    yield extra_case(grid_sizes(36 if quick else 144, 64))
 
 
 def grid_sizes(tokens: int, head_dim: int, views: int = VIEWS, times: int = TIMES) -> dict[str, int]:
@@ -211,4 +213,31 @@ def _two_stream(context: Context, shape: tuple[int, ...]) -> Workload:
     work.peer(
         "2 sdpa with permutes", lambda: (peers.sdpa_permuted(*view, "vn"), peers.sdpa_permuted(*time, "tn"))
     )
+    return work
+
+
+def extra_case(sizes: dict[str, int], extra: int = _TEXT_TOKENS) -> Case:
+    """``vn`` with ``extra`` tokens outside the grid, such as those of a text, that every token attends to."""
+    elements = torch.Size(sizes.values()).numel()
+    moved = _TENSORS_MOVED["forward"] * elements + 2 * sizes["B"] * extra * sizes["H"] * sizes["D"]
+    return Case(
+        suite="attention", op="axis_attention", axes="vn", sizes=sizes, variant=f"{extra} extra tokens",
+        main_peer=GATHERED, bytes=4.0 * moved,
+        flops=attention_flops("vn", sizes, "forward") + float(_FORWARD_FLOPS * elements * extra),
+        build=lambda context: _extra(context, tuple(sizes.values()), extra),
+    )
+
+
+def _extra(context: Context, shape: tuple[int, ...], extra: int) -> Workload:
+    inputs = _inputs(context, shape)
+    keys, values = (random_tensor(context, shape[0], extra, *shape[4:], seed=seed) for seed in (3, 4))
+    work = Workload(AttentionCheck(*inputs, "vn", extra=(keys, values)))
+    work.ours(
+        context, "axis_attention",
+        lambda backend: lambda: (
+            fk.axis_attention(*inputs, "vn", extra_k=keys, extra_v=values, backend=backend),
+        ),
+        *inputs, "vn", explained={"extra_k": keys, "extra_v": values},
+    )
+    work.peer(GATHERED, lambda: (peers.extra_gathered(*inputs, "vn", keys, values),))
     return work

@@ -26,8 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``fourreal bench``."""
     parser.add_argument(
         "--suite", action="append", metavar="S",
-        help="a suite to run, may be repeated: attention, pointwise, exchange, norm_rope, block, generate, growth "
-        "(default: all)",
+        help="a suite to run, may be repeated: attention, pointwise, exchange, norm_rope, block, "
+        "integrations, generate, growth (default: all)",
     )
     parser.add_argument("--case", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument(

@@ -89,6 +89,21 @@ def test_partial_reference_is_the_whole_one(axes, context, monkeypatch):
     assert AttentionCheck(q, k, v, axes, grad)([grads[0], grads[1], grads[2] * 1.01]).relative > 1e-3
 
 
+@pytest.mark.parametrize("axes", ["tn", "vn|tn"])
+def test_partial_reference_with_extra_tokens(axes, context, monkeypatch):
+    q, k, v, grad = (random_tensor(context, 1, 3, 4, 5, 2, 8, seed=seed, dtype=torch.float64) for seed in range(4))
+    extra = tuple(random_tensor(context, 1, 7, 2, 8, seed=seed, dtype=torch.float64) for seed in (4, 5))
+    whole = AttentionCheck(q, k, v, axes, extra=extra)
+    monkeypatch.setattr("benchmarks.references._LARGEST_WHOLE", 0)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = fk.axis_attention(*leaves, axes, extra_k=extra[0], extra_v=extra[1], backend="reference")
+    grads = torch.autograd.grad(out, leaves, grad)
+    assert whole([out.detach()]).relative < 1e-13
+    assert AttentionCheck(q, k, v, axes, extra=extra)([out.detach()]).relative < 1e-13
+    assert AttentionCheck(q, k, v, axes, grad, extra)(grads).relative < 1e-13
+    assert AttentionCheck(q, k, v, axes)([out.detach()]).relative > 1e-3
+
+
 def test_peers_agree_with_the_reference():
     """Every eager peer of the attention and pointwise suites passes its check at a small size."""
     context = Context(torch.device("cpu"), ("reference",), compile=False)
