@@ -55,8 +55,8 @@ class CogVideoX(Joint):
         )
 
     def video(self, model: nn.Module, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        rotary = self.rotary(latents.shape[2])
-        return model(latents.transpose(1, 2), text, timestep, image_rotary_emb=rotary, return_dict=False)[0].transpose(1, 2)
+        frames, rotary = latents.transpose(1, 2), self.rotary(latents.shape[2])
+        return model(frames, text, timestep, image_rotary_emb=rotary, return_dict=False)[0].transpose(1, 2)
 
     def grid(self, model: nn.Module, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         return model(latents, text, timestep, image_rotary_emb=self.rotary(32), return_dict=False)[0]

@@ -67,6 +67,8 @@ class JointTwoStreamForward(TwoStreamForward):
         texts = _both_texts(encoder_hidden_states, args, kwargs)
         if not isinstance(hidden_states, Streams):
             cond = self.sync.conditioning(self.temb_of(temb))
+            # The patches of HunyuanVideo come with channels outermost, which the synchronisation layers do not take.
+            hidden_states = hidden_states.contiguous()
             hidden_states = Streams(hidden_states, hidden_states, cond)
         others = (texts, temb, *args)
         view, view_text = on_stream(self.forward, "view", hidden_states.view, others, kwargs)
