@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fourreal_kernels.integrations.diffusers import apply_to, remove_from, sync_layers
-from joint_models import CogVideoX, HunyuanVideo
+from joint_models import TOLERANCE, CogVideoX, HunyuanVideo, assert_close, gradients
 from tiny_models import perturb
 from video_models import (
     BATCH,
@@ -23,23 +23,6 @@ from video_models import (
 
 families = pytest.mark.parametrize("family", [CogVideoX(), HunyuanVideo()], ids=["CogVideoX", "HunyuanVideo"])
 modes = pytest.mark.parametrize("mode", ["time", "sequential", "fused", "two_stream"])
-TOLERANCE = 1e-5
-
-
-def _gradients(model, out):
-    model.zero_grad(set_to_none=True)
-    out.square().mean().backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
-
-
-def _assert_close(got, expected):
-    """Gradients of less than 1e-7 of the largest are rounding: a bias of all keys, for one, changes no softmax."""
-    noise = 1e-7 * max(gradient.abs().max() for gradient in expected.values() if gradient is not None)
-    for name, gradient in got.items():
-        if expected[name] is None or expected[name].abs().max() <= noise:
-            assert gradient is None or gradient.abs().max() <= noise, name
-        else:
-            assert relative_error(gradient, expected[name]) <= 2 * TOLERANCE, name
 
 
 def _long_video(grid):
@@ -71,24 +54,24 @@ def test_time_is_the_untouched_model_forward_and_gradients(family, fused_project
         model.fuse_qkv_projections()
     video = torch.randn(BATCH, CHANNELS, TIMES, HEIGHT, WIDTH)
     expected = family.video(model, video, *given)
-    expected_gradients = _gradients(model, expected)
+    expected_gradients = gradients(model, expected)
     apply_to(model, "time")
     got = family.video(model, video, *given)
     assert relative_error(got, expected) <= TOLERANCE
     with torch.no_grad():
         assert relative_error(family.video(model, video, *given), expected) <= TOLERANCE
-    _assert_close(_gradients(model, got), expected_gradients)
+    assert_close(gradients(model, got), expected_gradients)
 
 
 @families
 def test_time_on_a_grid_is_each_view_alone(family):
     model, given, grid = family.model(), conditions(), grid_latents()
     expected = family.video(model, _rows(grid), *repeated(given, VIEWS)).unflatten(0, (BATCH, VIEWS))
-    expected_gradients = _gradients(model, expected)
+    expected_gradients = gradients(model, expected)
     apply_to(model, "time")
     got = family.grid(model, grid, *given)
     assert relative_error(got, expected) <= TOLERANCE
-    _assert_close(_gradients(model, got), expected_gradients)
+    assert_close(gradients(model, got), expected_gradients)
 
 
 @families
@@ -99,13 +82,13 @@ def test_fused_is_a_dense_mask_on_the_flattened_grid(family):
         expected = _as_grid(family.video(model, _long_video(grid), *given))
     dense = _as_grid(family.video(model, _long_video(grid), *given))
     assert relative_error(dense, expected) > 1e-3, "the mask makes no difference"
-    expected_gradients = _gradients(model, expected)
+    expected_gradients = gradients(model, expected)
     apply_to(model, "fused")
     got = family.grid(model, grid, *given)
     assert relative_error(got, expected) <= TOLERANCE
     with torch.no_grad():
         assert relative_error(family.grid(model, grid, *given), expected) <= TOLERANCE
-    _assert_close(_gradients(model, got), expected_gradients)
+    assert_close(gradients(model, got), expected_gradients)
 
 
 def _same_view_or_time(tokens):
@@ -142,7 +125,7 @@ def test_only_sync_layers_train_and_every_one_gets_a_gradient(family):
     apply_to(model, "two_stream")
     perturb(sync_layers(model).parameters())
     out = family.grid(model, grid, *given)
-    for name, gradient in _gradients(model, out).items():
+    for name, gradient in gradients(model, out).items():
         assert (gradient is not None) == name.startswith("grid_sync."), name
         assert gradient is None or gradient.abs().max() > 0, name
     with torch.no_grad():
@@ -167,29 +150,33 @@ def test_remove_restores_the_model_and_its_weights_keep_their_names(family, mode
     assert not any("forward" in vars(module) or module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize(
-    "family, changes, message",
-    [
-        (CogVideoX(), {"use_rotary_positional_embeddings": False}, "use_rotary_positional_embeddings=True"),
-        (HunyuanVideo(), {"image_condition_type": "token_replace"}, "'latent_concat'"),
-    ],
-)
-def test_variants_that_are_refused(family, changes, message):
-    with pytest.raises(NotImplementedError, match=f"^model: got .*{message}"):
-        apply_to(family.build(**changes))
+@families
+def test_sequential_is_every_block_on_views_then_on_timesteps(family):
+    """Each line keeps its copy of the text; blocks of an untouched model get the arguments of the videos of a line."""
+    model, given, grid = family.model(), conditions(), grid_latents()
+    untouched, tokens = family.model(), []
+    time = _first_block_call(family, grid, given, _rows, VIEWS)
+    view = _first_block_call(family, grid, given, _columns, TIMES)
+    apply_to(model, "sequential")
+    getattr(model, family.last_norm).register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
+    with torch.no_grad():
+        family.grid(model, grid, *given)
+        video = time["video"].unflatten(0, (BATCH, VIEWS)).unflatten(2, (TIMES, -1))
+        for block in family.blocks(untouched):
+            lines = video.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+            lines, view["text"] = block(lines, view["text"], *view["others"])
+            video = lines.unflatten(1, (VIEWS, -1)).unflatten(0, (BATCH, TIMES)).transpose(1, 2)
+            lines, time["text"] = block(video.flatten(2, 3).flatten(0, 1), time["text"], *time["others"])
+            video = lines.unflatten(1, (TIMES, -1)).unflatten(0, (BATCH, VIEWS))
+    assert relative_error(tokens[0], video.flatten(1, 3)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("rows", [None, VIEWS * TIMES - 1])
-def test_rotary_positions_for_too_few_frames(rows):
-    model, (steps, text), family = CogVideoX().model(), conditions(), CogVideoX()
-    apply_to(model, "fused")
-    with pytest.raises(ValueError, match="^image_rotary_emb: got .*at least 12 frames of 6 tokens.*V \\* T"):
-        model(grid_latents(), text, steps, image_rotary_emb=rows and family.rotary(rows))
-
-
-@pytest.mark.parametrize("mask", [[[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], [[0, 1, 1, 1, 1]] * 2, [[0] * 5] * 2])
-def test_masks_that_are_no_common_length(mask):
-    model, (steps, text) = HunyuanVideo().model(), conditions()
-    apply_to(model, "time")
-    with pytest.raises(ValueError, match="^encoder_attention_mask: got .*one at a time"):
-        model(grid_latents(), steps, text, torch.tensor(mask), text[:, 0])
+def _first_block_call(family, grid, given, lines, count):
+    """What the first block of an untouched model gets for videos that are lines of the grid."""
+    model, seen = family.model(), []
+    family.blocks(model)[0].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.extend((*args, *kwargs.values())), with_kwargs=True
+    )
+    with torch.no_grad():
+        family.video(model, lines(grid), *repeated(given, count))
+    return {"video": seen[0], "text": seen[1], "others": seen[2:]}
