@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fourreal_kernels.integrations.diffusers import apply_to, remove_from, save_sync, sync_layers
-from video_models import CHANNELS, LTX, TIMES, VIEWS, Wan, conditions, diffusers, grid_latents
+from video_models import CHANNELS, LTX, TIMES, VIEWS, Wan, conditions, grid_latents
 
 GRID = r"latents \(B, V, C, T, H, W\), or apply_to\(model, mode, views=V\)"
 
@@ -77,13 +77,6 @@ def test_an_unsupported_model(model):
 def test_a_compiled_model():
     with pytest.raises(NotImplementedError, match="^model: got OptimizedModule.*before torch.compile"):
         apply_to(torch.compile(Wan().model(), backend="eager"))
-
-
-@pytest.mark.parametrize("name", ["CogVideoXTransformer3DModel", "HunyuanVideoTransformer3DModel"])
-def test_joint_text_attention(name):
-    model = object.__new__(getattr(diffusers, name))
-    with pytest.raises(NotImplementedError, match=f"^model: got {name}.*text tokens"):
-        apply_to(model)
 
 
 @pytest.mark.parametrize(

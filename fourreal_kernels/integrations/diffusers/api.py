@@ -13,10 +13,11 @@ from .options import Options
 _SUPPORTED = {
     "WanTransformer3DModel": ("wan", "WanGrid"),
     "LTXVideoTransformer3DModel": ("ltx", "LTXGrid"),
+    "CogVideoXTransformer3DModel": ("cogvideox", "CogVideoXGrid"),
+    "HunyuanVideoTransformer3DModel": ("hunyuan_video", "HunyuanVideoGrid"),
     "UNetSpatioTemporalConditionModel": ("temporal", "SpatioTemporalTime"),
     "UNetMotionModel": ("temporal", "AnimateDiffTime"),
 }
-_JOINT_TEXT = ("CogVideoXTransformer3DModel", "HunyuanVideoTransformer3DModel")
 
 
 def apply_to(
@@ -48,8 +49,13 @@ def apply_to(
       blocks, which are frozen, with a synchronisation layer after each block (4Real-Video). Only
       :func:`sync_layers` is trainable.
 
+    Where text and video share one softmax (CogVideoX, HunyuanVideo), every view, or timestep, that is attended over by
+    itself has a copy of the text, as a video of its own has; in mode ``"fused"`` one text sees the whole grid and is
+    seen by all of it.
+
     Args:
-        model: ``WanTransformer3DModel`` or ``LTXVideoTransformer3DModel``; for mode ``"time"`` also
+        model: ``WanTransformer3DModel``, ``LTXVideoTransformer3DModel``, ``CogVideoXTransformer3DModel`` or
+            ``HunyuanVideoTransformer3DModel``; for mode ``"time"`` also
             ``UNetSpatioTemporalConditionModel`` (SVD) or ``UNetMotionModel`` (AnimateDiff), whose temporal attention
             is pointwise and which are called as before.
         mode: one of the above.
@@ -109,9 +115,4 @@ def _family(model: nn.Module) -> type:
 def _hint(got: str) -> str:
     if got == "OptimizedModule":
         return "apply_to takes the model before torch.compile"
-    if got in _JOINT_TEXT:
-        return (
-            "its frames and its text tokens attend to one another in one softmax, for which axis_attention has no "
-            "form yet"
-        )
     return "docs/drop-in.md shows how to call the operators in other models"

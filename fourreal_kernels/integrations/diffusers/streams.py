@@ -21,6 +21,13 @@ class Streams(NamedTuple):
     cond: Tensor
 
 
+class StreamTexts(NamedTuple):
+    """The text tokens of view attention ``(B, T*L, C)`` and of time attention ``(B, V*L, C)``, for joint attention."""
+
+    view: Tensor
+    time: Tensor
+
+
 class SequentialForward:
     """The forward of a block in ``mode="sequential"``: with view attention, then with time attention.
 
@@ -34,7 +41,7 @@ class SequentialForward:
     def run(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``(B, L, C)`` to ``(B, L, C)``; the other arguments are those of the block."""
         for stream in ("view", "time"):
-            hidden_states = _on_stream(self.forward, stream, hidden_states, args, kwargs)
+            hidden_states = on_stream(self.forward, stream, hidden_states, args, kwargs)
         return hidden_states
 
 
@@ -66,18 +73,22 @@ class TwoStreamForward:
             cond = self.sync.conditioning(self.temb_of(temb))
             hidden_states = Streams(hidden_states, hidden_states, cond)
         others = (encoder_hidden_states, temb, *args)
-        view = _on_stream(self.forward, "view", hidden_states.view, others, kwargs)
-        time = _on_stream(self.forward, "time", hidden_states.time, others, kwargs)
-        view, time = self.sync.exchange(self.index, view, time, hidden_states.cond)
+        view = on_stream(self.forward, "view", hidden_states.view, others, kwargs)
+        time = on_stream(self.forward, "time", hidden_states.time, others, kwargs)
+        return self.exchange(view, time, hidden_states.cond)
+
+    def exchange(self, view: Tensor, time: Tensor, cond: Tensor) -> Tensor | Streams:
+        """The synchronisation layer, then what the next block or, after the last one, the model gets."""
+        view, time = self.sync.exchange(self.index, view, time, cond)
         if self.index < len(self.sync.layers) - 1:
-            return Streams(view, time, hidden_states.cond)
+            return Streams(view, time, cond)
         return {"view": view, "time": time}[self.output] if self.output != "mean" else (view + time) / 2
 
 
-def _on_stream(forward: Forward, stream: str, hidden_states: Tensor, args: tuple, kwargs: dict) -> Tensor:
-    """The block's forward with the angles of one stream wherever the model passes those of both."""
+def on_stream(forward: Callable, stream: str, hidden_states: Tensor, args: tuple, kwargs: dict) -> Any:
+    """The block's forward with what is of one stream wherever the model passes that of both."""
 
     def pick(x: Any) -> Any:
-        return getattr(x, stream) if isinstance(x, StreamAngles) else x
+        return getattr(x, stream) if isinstance(x, StreamAngles | StreamTexts) else x
 
     return forward(hidden_states, *map(pick, args), **{name: pick(x) for name, x in kwargs.items()})

@@ -37,14 +37,15 @@ class VideoTransformer(ABC):
     def __init__(self, model: nn.Module, options: Options):
         self.model = model
         self.options = options
-        self.rope_forward = model.rope.forward
+        # None where the caller of the model makes the rotary embedding.
+        self.rope_forward = model.rope.forward if hasattr(model, "rope") else None
         # Set by the hook before the model's forward, for the rotary embedding and the hook after it.
         self.sizes: GridSizes | None = None
 
     @property
     @abstractmethod
     def blocks(self) -> nn.ModuleList:
-        """The transformer blocks; the self-attention of each is ``attn1``."""
+        """The transformer blocks."""
 
     @property
     @abstractmethod
@@ -54,7 +55,7 @@ class VideoTransformer(ABC):
     @property
     @abstractmethod
     def processor(self) -> Callable:
-        """The attention processor for ``attn1``."""
+        """The attention processor for the self-attention of a block."""
 
     @abstractmethod
     def before(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -62,7 +63,7 @@ class VideoTransformer(ABC):
 
     @abstractmethod
     def angles(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> GridAngles | StreamAngles:
-        """Replaces the forward of the model's rotary embedding."""
+        """Replaces the forward of the model's rotary embedding, where it has one."""
 
     @abstractmethod
     def to_grid(self, sample: Tensor) -> Tensor:
@@ -71,31 +72,46 @@ class VideoTransformer(ABC):
     @staticmethod
     @abstractmethod
     def temb_of(temb: Tensor) -> Tensor:
-        """A block's time modulation as ``(B, 6 C)``, or ``(B, L, 6 C)`` when each token has its own."""
+        """A block's time modulation as ``(B, temb_dim)``, or ``(B, L, temb_dim)`` when each token has its own."""
+
+    @property
+    def temb_dim(self) -> int:
+        """Width of what :meth:`temb_of` gives."""
+        return 6 * self.tokens_weight.shape[0]
+
+    def attention_of(self, block: nn.Module) -> nn.Module:
+        """The self-attention of a block."""
+        return block.attn1
 
     def install(self, installation: Installation) -> None:
         """Make the changes."""
         installation.add_hook(self.model.register_forward_pre_hook(self.before, with_kwargs=True))
         installation.add_hook(self.model.register_forward_hook(self.after))
-        installation.set_forward(self.model.rope, self.angles)
+        if self.rope_forward is not None:
+            installation.set_forward(self.model.rope, self.angles)
         for block in self.blocks:
-            installation.set_processor(block.attn1, self.processor)
+            installation.set_processor(self.attention_of(block), self.processor)
+        self.install_blocks(installation)
+
+    def install_blocks(self, installation: Installation) -> None:
+        """Replace the forward of the blocks in the modes that run them on two axes."""
         if self.options.mode == "sequential":
             for block in self.blocks:
                 installation.set_forward(block, SequentialForward(block.forward).run)
         if self.options.mode == "two_stream":
-            self._install_streams(installation)
+            self.install_streams(installation, TwoStreamForward)
 
-    def _install_streams(self, installation: Installation) -> None:
+    def install_streams(self, installation: Installation, forward_type: type[TwoStreamForward]) -> None:
+        """Freeze the model, add the synchronisation layers and run the blocks on two streams."""
         options, like = self.options, self.tokens_weight
         sync = SyncLayers(
-            options.sync, len(self.blocks), like.shape[0], 6 * like.shape[0], options.sync_cond_dim,
+            options.sync, len(self.blocks), like.shape[0], self.temb_dim, options.sync_cond_dim,
             options.sync_per_channel,
         )
         installation.freeze()
         installation.add_sync(sync.to(like.device, like.dtype))
         for index, block in enumerate(self.blocks):
-            forward = TwoStreamForward(block.forward, sync, index, options.output, self.temb_of)
+            forward = forward_type(block.forward, sync, index, options.output, self.temb_of)
             installation.set_forward(block, forward.run)
 
     def after(self, model: nn.Module, args: tuple, output: Any) -> Any:
