@@ -41,6 +41,21 @@ def unit_stride_gradient(grad: Tensor) -> Tensor:
     return grad if has_unit_stride(grad) else grad.contiguous()
 
 
+def unit_stride_like(out: Tensor) -> Tensor:
+    """Where the kernel writes: ``out``, unless its channels are strided, as those of a result like sliding windows."""
+    return out if has_unit_stride(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
+
+
+def copy_back(written: Tensor, out: Tensor) -> None:
+    if written is not out:
+        out.copy_(written)
+
+
+def contiguous_parameter(x: Tensor | None) -> Tensor | None:
+    """Parameters are small: the kernels read them contiguous."""
+    return None if x is None else x.detach().contiguous()
+
+
 def require_like(name: str, x: Tensor, like_name: str, like: Tensor, *, shape: bool = True) -> None:
     """Same dtype and device, and same shape unless ``shape`` is False."""
     if x.device != like.device:

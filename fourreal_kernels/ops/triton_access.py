@@ -12,8 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from .checks import has_unit_stride
-
 _VECTOR_BYTES = 16
 
 
@@ -36,11 +34,6 @@ def strides_in(unit: int, x: Tensor) -> tuple[int, ...]:
     )
 
 
-def dense(x: Tensor | None) -> Tensor | None:
-    """Parameters are small: the kernels read them contiguous."""
-    return None if x is None else x.detach().contiguous()
-
-
 def on_device(x: Tensor) -> AbstractContextManager:
     """Triton launches on the current device: make it that of ``x``."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
@@ -49,13 +42,3 @@ def on_device(x: Tensor) -> AbstractContextManager:
 def power_of_two(least: int) -> int:
     """The smallest power of two that is at least ``least``."""
     return 1 << max(0, least - 1).bit_length()
-
-
-def unit_stride_like(out: Tensor) -> Tensor:
-    """Where the kernel writes: ``out``, unless its channels are strided, as those of a result like sliding windows."""
-    return out if has_unit_stride(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
-
-
-def copy_back(written: Tensor, out: Tensor) -> None:
-    if written is not out:
-        out.copy_(written)

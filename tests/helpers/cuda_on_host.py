@@ -13,13 +13,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from fourreal_kernels import native
 from fourreal_kernels.ops import cuda_support
@@ -195,6 +196,17 @@ def gpu_library() -> ModuleType:
 def target_library(target: str, sources: tuple[str, ...]) -> tuple[ModuleType, str]:
     """(library, device of the tensors) of "host" or "gpu"."""
     return (host_library(sources), "cpu") if target == "host" else (gpu_library(), "cuda")
+
+
+def backend_target(target: str, monkeypatch: pytest.MonkeyPatch, sources: tuple[str, ...]) -> Iterator[str]:
+    """For a fixture: the "cuda" backends take the tensors, which are created where they run; gives their device."""
+    if target == "host":
+        run_backends_on_host(monkeypatch, host_library(sources))
+        yield "cpu"
+    else:
+        gpu_library()
+        with torch.device("cuda"):
+            yield "cuda"
 
 
 def run_backends_on_host(monkeypatch: pytest.MonkeyPatch, library: ModuleType) -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from attention_cases import allowed_pairs, dense_attention, random_qkv
-from cuda_on_host import TARGETS, gpu_library, host_library, run_backends_on_host
+from cuda_on_host import TARGETS, backend_target
 from fourreal_kernels import axis_attention, explain, native
 from fourreal_kernels.ops.axis_attention import cuda_pointwise
+from one_thread import single_threaded  # noqa: F401
 from op_layouts import LAYOUTS, STRIDED
 from op_numerics import LOW_PRECISION, assert_close_as_pytorch, bitwise_equal, dtype_name, poisoned
 
@@ -19,24 +20,9 @@ SHAPES = [(2, 3, 2, 7, 2, 64), (1, 1, 3, 65, 1, 40), (1, 2, 1, 100, 1, 128), (1,
           (1, 9, 4, 1, 1, 256), (1, 8, 8, 1, 3, 64), (2, 2, 17, 1, 2, 80)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=TARGETS, autouse=True)
 def target(request, monkeypatch):
-    """Makes the "cuda" backend take the tensors, which are created where it runs."""
-    if request.param == "host":
-        run_backends_on_host(monkeypatch, host_library(SOURCES))
-        yield "cpu"
-    else:
-        gpu_library()
-        with torch.device("cuda"):
-            yield "cuda"
+    yield from backend_target(request.param, monkeypatch, SOURCES)
 
 
 @pytest.fixture

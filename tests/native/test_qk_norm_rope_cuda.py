@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cuda_on_host import TARGETS, gpu_library, host_library, run_backends_on_host
+from cuda_on_host import TARGETS, backend_target
 from fourreal_kernels import explain, qk_norm_rope, qk_norm_rope_
+from one_thread import single_threaded  # noqa: F401
 from op_layouts import LAYOUTS, STRIDED
 from op_numerics import DTYPES, LOW_PRECISION, assert_close_as_pytorch, bitwise_equal, dtype_name, poisoned
 from rope_formula import complex_norm_rope, eager_norm_rope, norm_rope_arguments
@@ -22,24 +23,9 @@ ANGLE_SHAPES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=TARGETS, autouse=True)
 def target(request, monkeypatch):
-    """Makes the "cuda" backend take the tensors, which are created where it runs."""
-    if request.param == "host":
-        run_backends_on_host(monkeypatch, host_library(SOURCES))
-        yield "cpu"
-    else:
-        gpu_library()
-        with torch.device("cuda"):
-            yield "cuda"
+    yield from backend_target(request.param, monkeypatch, SOURCES)
 
 
 def check_forward(arguments, eps=1e-6):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cuda_on_host import TARGETS, gpu_library, host_library, run_backends_on_host
+from cuda_on_host import TARGETS, backend_target
 from exchange_cases import CUDA_SOURCES, LAYOUTS, WRITABLE_LAYOUTS
 from exchange_formula import (
     FORMS,
@@ -23,6 +23,7 @@ from exchange_formula import (
 )
 from fourreal_kernels import explain, sync_exchange, sync_exchange_
 from fourreal_kernels.ops.sync_exchange import cuda, cuda_channel, cuda_dense, gpu_chunks
+from one_thread import single_threaded  # noqa: F401
 from op_numerics import LOW_PRECISION, assert_close_as_pytorch, bitwise_equal, dtype_name
 
 SHAPES = [(1, 1, 1, 1, 1), (2, 1, 4, 7, 17), (1, 2, 1, 65, 64), (2, 3, 2, 1, 40), (1, 1, 1, 100, 128), (3, 8),
@@ -33,24 +34,9 @@ LONG = [(1, 3, 5, 4000, 1), (2, 1, 3, 700, 8)]
 MIXES = [*((name,) * 2 for name in (*WRITABLE_LAYOUTS, "padded")), ("expanded", "contiguous"), ("permuted", "sliced")]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=TARGETS, autouse=True)
 def target(request, monkeypatch):
-    """Makes the "cuda" backend take the tensors, which are created where it runs."""
-    if request.param == "host":
-        run_backends_on_host(monkeypatch, host_library(CUDA_SOURCES))
-        yield "cpu"
-    else:
-        gpu_library()
-        with torch.device("cuda"):
-            yield "cuda"
+    yield from backend_target(request.param, monkeypatch, CUDA_SOURCES)
 
 
 def check_forward(arguments, keywords):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cuda_on_host import TARGETS, gpu_library, host_library, run_backends_on_host
+from cuda_on_host import TARGETS, backend_target
 from exchange_cases import CUDA_SOURCES, LAYOUTS, WRITABLE_LAYOUTS
 from exchange_formula import (
     FORMS,
@@ -20,6 +20,7 @@ from exchange_formula import (
 from fourreal_kernels import explain, native, sync_exchange, sync_exchange_norm, sync_exchange_norm_
 from fourreal_kernels.ops.sync_exchange import gpu_chunks
 from fourreal_kernels.ops.sync_exchange_norm import cuda_backward, formulas
+from one_thread import single_threaded  # noqa: F401
 from op_numerics import LOW_PRECISION, assert_close_as_pytorch, bitwise_equal, dtype_name, worst_error
 
 OP = "sync_exchange_norm"
@@ -32,25 +33,9 @@ PLACES = (*((name,) * 4 for name in WRITABLE_LAYOUTS), ("padded", "permuted", "c
 OPTION_SETS = [(), NORM_OPTIONS, ("branch_gate",), ("bias", "gate"), ("input_scale", "branch_gate")]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=TARGETS, autouse=True)
 def target(request, monkeypatch):
-    """Makes the "cuda" backend take the tensors, which are created where it runs."""
-    if request.param == "host":
-        run_backends_on_host(monkeypatch, host_library(CUDA_SOURCES))
-        yield "cpu"
-    else:
-        gpu_library()
-        with torch.device("cuda"):
-            yield "cuda"
+    yield from backend_target(request.param, monkeypatch, CUDA_SOURCES)
 
 
 def check_forward(arguments, keywords):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ...grid import Axes
 from ...tuning import config
-from ..triton_access import copy_back, on_device, power_of_two, stride_unit, strides_in, unit_stride_like
+from ..checks import copy_back, unit_stride_like
+from ..triton_access import on_device, power_of_two, stride_unit, strides_in
 from ..triton_support import arch_of
 
 ROWS = 64

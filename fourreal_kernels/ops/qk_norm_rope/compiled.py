@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import has_unit_stride
-
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _NO_ANGLES = (0, (), ())
 
@@ -38,13 +36,3 @@ def angles(x: Tensor | None) -> Tensor | None:
 
 def broadcastable(x: Tensor | None) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     return _NO_ANGLES if x is None else (x.data_ptr(), x.shape, x.stride())
-
-
-def unit_stride_like(out: Tensor) -> Tensor:
-    """Where the kernel writes: ``out``, unless its channels are strided, as those of a result like sliding windows."""
-    return out if has_unit_stride(out) else torch.empty_like(out, memory_format=torch.contiguous_format)
-
-
-def copy_back(written: Tensor, out: Tensor) -> None:
-    if written is not out:
-        out.copy_(written)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ..checks import unit_stride_gradient
+from ..checks import copy_back, unit_stride_gradient, unit_stride_like
 from . import compiled
 from .call import NormRopeCall
 
@@ -31,15 +31,15 @@ def forward(
     q_weight, k_weight = compiled.parameter(q_weight), compiled.parameter(k_weight)
     cos, sin = compiled.angles(cos), compiled.angles(sin)
     q_grid, k_grid = compiled.grid(q), compiled.grid(k)
-    dense_q, dense_k = compiled.unit_stride_like(out_q), compiled.unit_stride_like(out_k)
+    dense_q, dense_k = unit_stride_like(out_q), unit_stride_like(out_k)
     native.cpu_library().qk_norm_rope(
         q_grid, k_grid, q_grid if dense_q is q else compiled.grid(dense_q),
         k_grid if dense_k is k else compiled.grid(dense_k),
         compiled.DTYPES[q.dtype], q.shape, compiled.address(q_weight), compiled.address(k_weight),
         compiled.broadcastable(cos), compiled.broadcastable(sin), eps,
     )
-    compiled.copy_back(dense_q, out_q)
-    compiled.copy_back(dense_k, out_k)
+    copy_back(dense_q, out_q)
+    copy_back(dense_k, out_k)
 
 
 def backward(
@@ -50,13 +50,13 @@ def backward(
     q_weight, k_weight = compiled.parameter(q_weight), compiled.parameter(k_weight)
     cos, sin = compiled.angles(cos), compiled.angles(sin)
     grad_q, grad_k = unit_stride_gradient(grad_q), unit_stride_gradient(grad_k)
-    dense_q, dense_k = compiled.unit_stride_like(dq), compiled.unit_stride_like(dk)
+    dense_q, dense_k = unit_stride_like(dq), unit_stride_like(dk)
     dq_weight, dk_weight = (None if weight is None else torch.empty_like(weight) for weight in (q_weight, k_weight))
     native.cpu_library().qk_norm_rope_backward(
         *map(compiled.grid, (grad_q, grad_k, q, k, dense_q, dense_k)), compiled.DTYPES[q.dtype], q.shape,
         *map(compiled.address, (q_weight, k_weight, dq_weight, dk_weight)),
         compiled.broadcastable(cos), compiled.broadcastable(sin), eps,
     )
-    compiled.copy_back(dense_q, dq)
-    compiled.copy_back(dense_k, dk)
+    copy_back(dense_q, dq)
+    copy_back(dense_k, dk)
     return dq_weight, dk_weight

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ... import native
 from .. import cuda_support
-from ..checks import unit_stride_gradient
+from ..checks import copy_back, unit_stride_gradient, unit_stride_like
 from . import compiled
 from .call import NormRopeCall
 
@@ -44,7 +44,7 @@ def forward(
     """Write the normalised and rotated ``q`` and ``k`` into ``out_q`` and ``out_k``, which may be ``q`` and ``k``."""
     q_weight, k_weight = compiled.parameter(q_weight), compiled.parameter(k_weight)
     cos, sin = _angles(cos), _angles(sin)
-    written_q, written_k = compiled.unit_stride_like(out_q), compiled.unit_stride_like(out_k)
+    written_q, written_k = unit_stride_like(out_q), unit_stride_like(out_k)
     with cuda_support.on_device(q):
         native.cuda_library().qk_norm_rope(
             *map(compiled.grid, (q, k, written_q, written_k)), compiled.DTYPES[q.dtype], q.shape,
@@ -52,8 +52,8 @@ def forward(
             compiled.broadcastable(cos), compiled.broadcastable(sin), _angle_dtype(cos), eps,
             stream=cuda_support.stream_of(q),
         )
-    compiled.copy_back(written_q, out_q)
-    compiled.copy_back(written_k, out_k)
+    copy_back(written_q, out_q)
+    copy_back(written_k, out_k)
 
 
 def backward(
@@ -65,7 +65,7 @@ def backward(
     q_weight, k_weight = compiled.parameter(q_weight), compiled.parameter(k_weight)
     cos, sin = _angles(cos), _angles(sin)
     grad_q, grad_k = unit_stride_gradient(grad_q), unit_stride_gradient(grad_k)
-    written_q, written_k = compiled.unit_stride_like(dq), compiled.unit_stride_like(dk)
+    written_q, written_k = unit_stride_like(dq), unit_stride_like(dk)
     dq_weight, dk_weight = (None if weight is None else torch.empty_like(weight) for weight in (q_weight, k_weight))
     partials = None if q_weight is None else _partials(library, q)
     with cuda_support.on_device(q):
@@ -75,8 +75,8 @@ def backward(
             compiled.broadcastable(cos), compiled.broadcastable(sin), _angle_dtype(cos), eps,
             stream=cuda_support.stream_of(q),
         )
-    compiled.copy_back(written_q, dq)
-    compiled.copy_back(written_k, dk)
+    copy_back(written_q, dq)
+    copy_back(written_k, dk)
     return dq_weight, dk_weight
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import unit_stride_gradient
-from ..triton_access import copy_back, dense, on_device, unit_stride_like
+from ..checks import contiguous_parameter, copy_back, unit_stride_gradient, unit_stride_like
+from ..triton_access import on_device
 from ..triton_support import refuse_device, why_unavailable
 from .call import NormRopeCall
 
@@ -42,7 +42,7 @@ def forward(
     call = launch("qk_norm_rope", grids, (cos, sin), q_weight is not None)
     with on_device(q):
         forward_kernel[(call.programs,)](
-            q, k, written_q, written_k, dense(q_weight), dense(k_weight), cos, sin, eps,
+            q, k, written_q, written_k, contiguous_parameter(q_weight), contiguous_parameter(k_weight), cos, sin, eps,
             **call.integers, **call.constants, **call.options,
         )
     copy_back(written_q, out_q)
@@ -66,8 +66,8 @@ def backward(
     partial = partial_sums(call.programs, q) if norm else None
     with on_device(q):
         backward_kernel[(call.programs,)](
-            grad_q, grad_k, q, k, written_q, written_k, dense(q_weight), dense(k_weight), partial, cos, sin, eps,
-            **call.integers, **call.constants, **call.options,
+            grad_q, grad_k, q, k, written_q, written_k, contiguous_parameter(q_weight), contiguous_parameter(k_weight),
+            partial, cos, sin, eps, **call.integers, **call.constants, **call.options,
         )
     copy_back(written_q, dq)
     copy_back(written_k, dk)

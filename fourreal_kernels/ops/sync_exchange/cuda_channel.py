@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ..checks import unit_stride_gradient
+from ..checks import contiguous_parameter, unit_stride_gradient
 from ..cuda_support import on_device, stream_of
 from .call import ExchangeGradients
 from .compiled import address
-from .cuda_rows import contiguous_parameter, dtype_name, tensor_argument
+from .cuda_rows import dtype_name, tensor_argument
 from .gpu_chunks import launch_grids
 from .parameter_gradients import channel_parameter_gradients
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .cuda_rows import contiguous_parameter, finish, stage
+from ..checks import contiguous_parameter
+from .cuda_rows import finish, stage
 from .gpu_chunks import Chunk, chunks, launch_grids, multiply_in_chunks, rows_of_entry
 
 

@@ -24,11 +24,6 @@ def dtype_name(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-def contiguous_parameter(x: Tensor | None) -> Tensor | None:
-    """Parameters are small: the kernels read them contiguous."""
-    return None if x is None else x.detach().contiguous()
-
-
 def chunk_argument(chunk: Chunk) -> tuple[int, int, int, int]:
     return chunk.first_sample, chunk.samples, chunk.first_row, chunk.rows
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..checks import unit_stride_gradient
+from ..checks import contiguous_parameter, unit_stride_gradient
 from .call import ExchangeGradients
 from .gpu_chunks import Chunk, chunks, launch_grids, multiply_in_chunks, rows_of_entry
 from .parameter_gradients import DenseParameterGradients
@@ -29,7 +29,7 @@ def backward(stage: Pass, finish: Pass, grad_view: Tensor, grad_time: Tensor, vi
     batch = view.shape[0]
     entries = batch if gate is not None or input_scale is not None else 1
     outs = torch.empty_like(view), torch.empty_like(time)
-    scale = None if input_scale is None else input_scale.detach().contiguous()
+    scale = contiguous_parameter(input_scale)
     gradients = DenseParameterGradients(weight.detach(), bias, input_scale, gate)
     tensors = (unit_stride_gradient(grad_view), unit_stride_gradient(grad_time), view, time, *outs)
     for grids in launch_grids(tensors):

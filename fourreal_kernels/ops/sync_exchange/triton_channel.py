@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ...tuning import config
-from ..checks import unit_stride_gradient
-from ..triton_access import dense, on_device, stride_unit, strides_in
+from ..checks import contiguous_parameter, unit_stride_gradient
+from ..triton_access import on_device, stride_unit, strides_in
 from ..triton_support import arch_of
 from . import triton_channel_kernels as kernels
 from .call import ExchangeGradients
@@ -18,7 +18,7 @@ from .triton_rows import ROW_DIMS
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
             gate: Tensor | None, kind: str, out_view: Tensor, out_time: Tensor) -> None:
-    parameters = [dense(x) for x in (weight, bias, input_scale, gate)]
+    parameters = [contiguous_parameter(x) for x in (weight, bias, input_scale, gate)]
     options = _options("sync_exchange", view)
     for grids in as_grids((view, time, out_view, out_time)):
         named = dict(zip(("view", "time", "out_view", "out_time"), grids, strict=True))
@@ -36,7 +36,7 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
     """Gradients of the streams in their dtype; of the parameters in float64, from sums in fp32 of blocks of rows."""
     outs = torch.empty_like(view), torch.empty_like(time)
     tensors = (unit_stride_gradient(grad_view), unit_stride_gradient(grad_time), view, time, *outs)
-    parameters = [dense(x) for x in (weight, input_scale, gate)]
+    parameters = [contiguous_parameter(x) for x in (weight, input_scale, gate)]
     options = _options("sync_exchange_backward", view)
     channels, lists = view.shape[-1], 3 if kind == "hard" else 6
     sums = torch.zeros(view.shape[0], lists, channels, dtype=torch.float64, device=view.device)

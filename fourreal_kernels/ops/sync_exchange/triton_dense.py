@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..triton_access import dense
+from ..checks import contiguous_parameter
 from .compiled import as_grids
 from .gpu_chunks import chunks, multiply_in_chunks, rows_of_entry
 from .triton_chunks import finish, stage
@@ -17,7 +17,7 @@ from .triton_chunks import finish, stage
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
             gate: Tensor | None, kind: str, out_view: Tensor, out_time: Tensor) -> None:
     matrix = weight.detach().t()
-    bias, scale, gate = (dense(x) for x in (bias, input_scale, gate))
+    bias, scale, gate = (contiguous_parameter(x) for x in (bias, input_scale, gate))
     hard = kind == "hard"
     for grids in as_grids((view, time, out_view, out_time)):
         streams, outs = grids[:2], grids[2:]

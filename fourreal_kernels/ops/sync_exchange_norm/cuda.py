@@ -14,11 +14,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ... import native
+from ..checks import contiguous_parameter
 from ..cuda_support import on_device, stream_of
 from ..sync_exchange import cuda as exchange
 from ..sync_exchange.call import ExchangeCall, is_per_channel
 from ..sync_exchange.compiled import address
-from ..sync_exchange.cuda_rows import chunk_argument, contiguous_parameter, dtype_name, stage, tensor_argument
+from ..sync_exchange.cuda_rows import chunk_argument, dtype_name, stage, tensor_argument
 from ..sync_exchange.gpu_chunks import Chunk, chunks, launch_grids, multiply_in_chunks, rows_of_entry
 from . import cuda_backward, formulas
 from .call import ExchangeNormTensors

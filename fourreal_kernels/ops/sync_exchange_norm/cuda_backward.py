@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ..checks import unit_stride_gradient
+from ..checks import contiguous_parameter, unit_stride_gradient
 from ..cuda_support import on_device, stream_of
 from ..sync_exchange.compiled import address
-from ..sync_exchange.cuda_rows import contiguous_parameter, dtype_name, tensor_argument
+from ..sync_exchange.cuda_rows import dtype_name, tensor_argument
 from ..sync_exchange.gpu_chunks import launch_grids, rows_of_entry
 from ..sync_exchange.parameter_gradients import channel_parameter_gradients
 from .call import ExchangeNormTensors

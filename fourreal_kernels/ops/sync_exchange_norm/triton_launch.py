@@ -5,11 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...tuning import config
+from ..checks import contiguous_parameter
 from ..sync_exchange.compiled import as_grids
 from ..sync_exchange.gpu_chunks import Chunk, chunks, multiply_in_chunks, rows_of_entry
 from ..sync_exchange.triton_channel import grid_strides
 from ..sync_exchange.triton_chunks import stage
-from ..triton_access import dense, on_device, power_of_two
+from ..triton_access import on_device, power_of_two
 from ..triton_support import arch_of
 from .call import ExchangeNormTensors
 from .triton_kernels import STREAMS, forward_kernel
@@ -25,7 +26,7 @@ def per_channel_forward(tensors: ExchangeNormTensors, kind: str, eps: float, out
 
 def dense_forward(tensors: ExchangeNormTensors, kind: str, eps: float, outs: Outs) -> None:
     matrix = tensors.weight.detach().t()
-    scale, branch_gate = dense(tensors.input_scale), dense(tensors.branch_gate)
+    scale, branch_gate = contiguous_parameter(tensors.input_scale), contiguous_parameter(tensors.branch_gate)
     for grids in as_grids(_streams(tensors, outs)):
         row_bytes = sum(matrix.shape) * matrix.element_size()
         parts = chunks(0, grids[0].shape[0], rows_of_entry(grids[0]), row_bytes)
@@ -58,7 +59,7 @@ def _launch(chunk: Chunk, mixed: Tensor | None, grids: tuple[Tensor, ...], tenso
     parameters = (*weights, tensors.branch_gate, tensors.norm_scale, tensors.norm_shift)
     with on_device(grid):
         forward_kernel[(chunk.samples * row_blocks,)](
-            *grids, mixed, *(dense(x) for x in parameters), eps,
+            *grids, mixed, *(contiguous_parameter(x) for x in parameters), eps,
             grid.shape[2], grid.shape[3], chunk.first_sample, chunk.first_row, chunk.rows, row_blocks, **strides,
             C=channels, HARD=kind == "hard", UNIT=unit, BLOCK_C=power_of_two(channels), **options,
         )
