@@ -94,6 +94,10 @@ FOURREAL_ALWAYS_INLINE Vec select_first(int count, Vec a, Vec b) {
 FOURREAL_ALWAYS_INLINE Vec round_nearest(Vec x) {
     return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+FOURREAL_ALWAYS_INLINE Vec fraction_of(Vec x, Vec& integer) {
+    integer = round_nearest(x);
+    return x - integer;
+}
 // value * 2^integer for integers up to 127; below -126 the result is 0 (and NaN stays NaN).
 FOURREAL_ALWAYS_INLINE Vec scale_by_power_of_two(Vec value, Vec integer) {
     const Vec smallest = _mm256_set1_ps(-127.0f);

@@ -83,8 +83,12 @@ FOURREAL_ALWAYS_INLINE Vec select_first(int count, Vec a, Vec b) {
     return _mm512_mask_mov_ps(b, first_lanes(count), a);
 }
 
-// x split as nearest integer and the rest in [-0.5, 0.5]; two_to(integer) * value afterwards.
-FOURREAL_ALWAYS_INLINE Vec round_nearest(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
+// x is the nearest integer and the rest, in [-0.5, 0.5]. Taking the rest first is one instruction less than rounding.
+FOURREAL_ALWAYS_INLINE Vec fraction_of(Vec x, Vec& integer) {
+    const Vec fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT);
+    integer = x - fraction;
+    return fraction;
+}
 FOURREAL_ALWAYS_INLINE Vec scale_by_power_of_two(Vec value, Vec integer) { return _mm512_scalef_ps(value, integer); }
 
 FOURREAL_ALWAYS_INLINE float reduce_add(Vec x) { return _mm512_reduce_add_ps(x); }

@@ -76,6 +76,10 @@ FOURREAL_ALWAYS_INLINE Vec round_nearest(Vec x) {
     const Vec magnitude = x < zero() ? -x : x;
     return magnitude < limit ? rounded : x;
 }
+FOURREAL_ALWAYS_INLINE Vec fraction_of(Vec x, Vec& integer) {
+    integer = round_nearest(x);
+    return x - integer;
+}
 // value * 2^integer for integers up to 127; below -126 the result is 0 (and NaN stays NaN).
 FOURREAL_ALWAYS_INLINE Vec scale_by_power_of_two(Vec value, Vec integer) {
     const Vec smallest = broadcast(-127.0f), largest = broadcast(127.0f);

@@ -38,8 +38,8 @@ FOURREAL_ALWAYS_INLINE Vec load_channels(const T* row, std::int64_t channel, std
 FOURREAL_ALWAYS_INLINE Vec exp2(Vec x) {
     // The polynomial 1 + c1 f + ... + c5 f^5 with the least relative error, 9.2e-8, to 2^f on [-0.5, 0.5].
     constexpr float kCoefficients[] = {1.32647273e-3f, 9.67151299e-3f, 5.55073358e-2f, 2.40222424e-1f, 6.93147004e-1f, 1.0f};
-    const Vec integer = round_nearest(x);
-    const Vec fraction = x - integer;
+    Vec integer;
+    const Vec fraction = fraction_of(x, integer);
     Vec power = broadcast(kCoefficients[0]);
     for (int i = 1; i < 6; ++i) power = fmadd(power, fraction, broadcast(kCoefficients[i]));
     return scale_by_power_of_two(power, integer);
