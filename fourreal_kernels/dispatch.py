@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -90,6 +91,7 @@ def requested(backend: str | None) -> str:
     return backend
 
 
+@cache
 def load(op: str, backend: str) -> ModuleType:
     """Import the module of one backend of one operator."""
     return import_module(f"{_operator(op).package}.{backend}")

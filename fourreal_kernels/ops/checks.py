@@ -75,7 +75,7 @@ def require_grid(name: str, x: Tensor) -> None:
             "tokens N, heads H, head dim D); insert the missing axes with unsqueeze"
         )
     require_floating(name, x)
-    if any(size < 1 for size in x.shape):
+    if x.numel() == 0:
         raise ValueError(f"{name}: got shape {tuple(x.shape)}, expected every size to be at least 1")
     require_unit_stride(name, x)
 
