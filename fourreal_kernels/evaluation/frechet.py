@@ -37,12 +37,12 @@ class LineFeatures:
                 self.found.setdefault(lines, {}).setdefault(name, []).append(self.extractor.features(clips))
 
     def rows(self) -> list[dict]:
-        """One result per kind of lines and name, see :func:`_row`."""
+        """One result per kind of lines and name; none for lines with fewer than two clips in a half of the scenes."""
         rows = []
         for lines, by_name in self.found.items():
             clean = by_name[CLEAN]
             names = [name for name in by_name if name != CLEAN]
-            if len(clean) < 2 or min(len(clean) // 2 * len(clean[0]), len(clean[0]) * len(clean)) < 2:
+            if len(clean) // 2 * len(clean[0]) < 2:
                 continue
             rows += [self._row(lines, name, clean, by_name[name]) for name in names]
         return rows

@@ -36,7 +36,7 @@ class VideoScore(ScoreExtractor):
         preprocessing="all frames of a line as images, through the folder's own processor; the prompt is read from the "
         f"folder: {PROMPT_FILE}, or REGRESSION_QUERY_PROMPT in README.md",
         dimension=len(ASPECTS),
-        licence="MIT by the model card",
+        licence="see its model card",
         needs="transformers and the package mantis (pip install mantis-vl), 16 GB of memory in bfloat16",
     )
 
