@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ..data import GridRender
 from .corruptions import CORRUPTIONS
@@ -44,7 +45,7 @@ def corruption_table(
     if len(renders) < 4:
         raise ValueError(f"renders: got {len(renders)} scenes, expected at least 4")
     clean = [render.frames for render in renders]
-    grids = {name: corrupt(clean, torch.Generator().manual_seed(seed)) for name, corrupt in CORRUPTIONS.items()}
+    grids = {name: _corrupted(name, clean, seed) for name in CORRUPTIONS}
     geometry = [GridGeometry(render) for render in renders]
     errors = {
         name: mean_of([truth.measure(grid) for truth, grid in zip(geometry, found, strict=True)])
@@ -71,6 +72,13 @@ def corruption_table(
         "flag_factor": FLAG_FACTOR,
         "corruption_seed": seed,
     }
+
+
+def _corrupted(name: str, clean: list[Tensor], seed: int) -> list[Tensor]:
+    """Corrupted grids. The halves are corrupted apart, so that no frame moves into the half it is compared with."""
+    generator = torch.Generator().manual_seed(seed)
+    middle = len(clean) // 2
+    return [grid for half in (clean[:middle], clean[middle:]) for grid in CORRUPTIONS[name](half, generator)]
 
 
 def _flagged(factors: dict[str, dict[str, float]], name: str) -> list[str]:

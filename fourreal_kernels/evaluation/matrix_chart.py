@@ -34,7 +34,7 @@ def matrix_chart(
     for index, column in enumerate(columns):
         for place, line in enumerate(reversed(lines[column])):
             centre = left + (index + 0.5) * _CELL_WIDTH
-            pen.text((centre, top - 8 - place * (_TEXT + 4)), line, _INK, font, anchor="mb")
+            pen.text((centre, top - 14 - place * (_TEXT + 4)), line, _INK, font, anchor="ms")
     for place, (name, values) in enumerate(rows.items()):
         y = top + place * _CELL_HEIGHT
         pen.text((left - 12, y + _CELL_HEIGHT / 2), name, _INK, font, anchor="rm")

@@ -125,9 +125,9 @@ def test_torchscript_file_is_loaded_only_with_the_expected_checksum(tmp_path):
     )
 
 
-@pytest.mark.parametrize("outputs", [4, 400])
-def test_other_weights_are_never_printed_as_fvd(tmp_path, outputs):
-    digest = _save(tmp_path, "i3d_torchscript.pt", ScriptedNet(outputs))
+def test_other_weights_are_never_printed_as_fvd(tmp_path):
+    """Not even with the number of outputs of the published network."""
+    digest = _save(tmp_path, "i3d_torchscript.pt", ScriptedNet(400))
     collected = LineFeatures(load_extractor("i3d-torchscript", tmp_path, sha256=digest))
     for name in (CLEAN, "model"):
         for _ in range(2):

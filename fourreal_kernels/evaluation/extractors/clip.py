@@ -43,10 +43,11 @@ class Clip(ScoreExtractor):
     @classmethod
     def load(cls, weights: Weights, device: torch.device) -> Clip:
         transformers = import_package("transformers", cls.spec)
+        damaged = import_package("safetensors", cls.spec).SafetensorError
         try:
             model = transformers.CLIPModel.from_pretrained(weights.path, local_files_only=True)
             tokenizer = transformers.CLIPTokenizer.from_pretrained(weights.path, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, damaged) as error:
             raise WeightsError(f"{cls.spec.name}: {weights.path} cannot be loaded ({error})") from error
         return cls(weights, model, tokenizer, device)
 

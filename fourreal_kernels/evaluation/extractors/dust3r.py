@@ -59,8 +59,10 @@ class Dust3r(ScoreExtractor):
                 above += torch.stack([(confidence > threshold).double().sum() for threshold in THRESHOLDS])
                 count += confidence.numel()
         shares = (100 * above / count).tolist()
-        text = "percent of pixels, pairs of views of one timestep"
-        return {self.label(metric, text): share for metric, share in zip(self.spec.metrics, shares, strict=True)}
+        return {
+            self.label(metric, f"percent of pixels above {threshold}, pairs of views of one timestep"): share
+            for metric, threshold, share in zip(self.spec.metrics, THRESHOLDS, shares, strict=True)
+        }
 
 
 def _resized(frames: Tensor) -> Tensor:

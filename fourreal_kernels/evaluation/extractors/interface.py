@@ -34,7 +34,7 @@ class Extractor(ABC):
 
         Args:
             metric: an official name, one of ``spec.metrics``, or "" where there is none.
-            text: what was measured, in words.
+            text: what was measured, in words that tell the results of an extractor apart by themselves.
         """
         if not metric:
             return f"{text} [{self.spec.name}]"

@@ -50,6 +50,7 @@ class VideoScore(ScoreExtractor):
     def load(cls, weights: Weights, device: torch.device) -> VideoScore:
         prompt = read_prompt(weights.path)
         transformers = import_package("transformers", cls.spec)
+        damaged = import_package("safetensors", cls.spec).SafetensorError
         mantis = import_package("mantis.models.idefics2", cls.spec)
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         try:
@@ -57,7 +58,7 @@ class VideoScore(ScoreExtractor):
             model = mantis.Idefics2ForSequenceClassification.from_pretrained(
                 weights.path, torch_dtype=dtype, local_files_only=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, damaged) as error:
             raise WeightsError(f"{cls.spec.name}: {weights.path} cannot be loaded ({error})") from error
         return cls(weights, model, processor, prompt, device)
 
@@ -65,8 +66,8 @@ class VideoScore(ScoreExtractor):
         found = {}
         for axis, lines in (("fixed-view lines", time_lines(grid)), ("freeze-time lines", view_lines(grid))):
             mean = torch.stack([self._score(line, caption) for line in lines]).mean(0)
-            for metric, value in zip(self.spec.metrics, mean.tolist(), strict=True):
-                found[self.label(metric, f"{axis}, 1 to 4")] = value
+            for metric, aspect, value in zip(self.spec.metrics, ASPECTS, mean.tolist(), strict=True):
+                found[self.label(metric, f"{aspect} from 1 to 4, {axis}")] = value
         return found
 
     @torch.no_grad()
