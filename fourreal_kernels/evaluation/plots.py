@@ -38,7 +38,7 @@ def consistency_plot(result: dict) -> dict[str, Image]:
     if not rows:
         return {}
     columns = list(dict.fromkeys(name for found in rows.values() for name in found))
-    title = f"Errors over those of the truth (1: as the truth; framed: at least {FLAG_FACTOR:g})"
+    title = f"Errors over those of the truth (framed: at least {FLAG_FACTOR:g}; grey: not measured)"
     return {"consistency.png": matrix_chart(title, rows, columns, FLAG_FACTOR)}
 
 

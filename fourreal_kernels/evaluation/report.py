@@ -15,6 +15,19 @@ _GEOMETRY_HEADS = (
 )  # fmt: skip
 
 
+def spread_table(result: dict) -> str:
+    """Standard deviation of the image metrics over scenes, and of their mean."""
+    count = len(result["scenes"])
+    lines = [
+        f"| deviation over {count} scenes (of the mean) | PSNR dB | PSNR dB, moving pixels | SSIM | gradient energy |",
+        "|---|---|---|---|---|",
+    ]
+    for name, values in result["deviation"].items():
+        cells = (f"{value:.3f} ({value / math.sqrt(count):.3f})" for value in values.values())
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def geometry_table(result: dict) -> str:
     """Consistency with the true cameras, depth and motion; the first row is the truth."""
     lines = ["| frames | " + " | ".join(_GEOMETRY_HEADS) + " |", "|---" * (len(_GEOMETRY_HEADS) + 1) + "|"]
@@ -68,7 +81,7 @@ _CHECKS = {
 
 def further_tables(result: dict) -> str:
     """Everything beyond the table of image metrics, with the choices of protocol."""
-    parts = []
+    parts = [spread_table(result)]
     if "geometry" in result:
         parts += ["Consistency with true cameras, depth and motion:", geometry_table(result)]
     if result.get("distances"):

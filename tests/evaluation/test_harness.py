@@ -80,7 +80,9 @@ def test_tables_name_the_extractor_and_the_choices_that_are_ours(result):
     explained = next(line for line in PROTOCOL if "FVD-F" in line)
     assert "FVD" not in text.replace(explained, "")
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(result["geometry"]["mean"]) + 2 + len(result["distances"]) + 2 + 1
+    spread = result["deviation"]["sampled"]["psnr"]
+    assert f"| sampled | {spread:.3f} ({spread / 2**0.5:.3f}) |" in text
+    assert len(lines) == 2 + len(result["mean"]) + 2 + len(result["geometry"]["mean"]) + 2 + len(result["distances"]) + 2 + 1
 
 
 def test_plots_show_scenes_and_factors(result):
