@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import combinations
 
 import torch
@@ -43,7 +44,7 @@ class Dust3r(ScoreExtractor):
         package = import_package("dust3r.model", cls.spec)
         try:
             model = package.AsymmetricCroCo3DStereo.from_pretrained(str(weights.path))
-        except (OSError, RuntimeError, KeyError, AttributeError) as error:
+        except (OSError, RuntimeError, KeyError, AttributeError, pickle.UnpicklingError) as error:
             raise WeightsError(f"{cls.spec.name}: {weights.path} cannot be loaded ({error})") from error
         return cls(weights, model, device)
 
