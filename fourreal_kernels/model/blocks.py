@@ -14,8 +14,8 @@ from ..grid import VIEW
 from ..nn import GridAttention
 from ..nn.attention import Angles
 
-# Of the hidden layer held at a time where it is computed in parts: 8 MB of float32.
-_HIDDEN_ELEMENTS = 2 << 20
+# Of the hidden layer held at a time where it is computed in parts: what fits into a second-level cache, in float32.
+_HIDDEN_ELEMENTS = 192 << 10
 
 
 class GridBlock(nn.Module):
@@ -82,13 +82,19 @@ class GridBlock(nn.Module):
         for clip in x.unbind(1):
             for part in clip.split(max(1, _HIDDEN_ELEMENTS // (hidden * clip[:, 0].shape[:-1].numel())), dim=1):
                 branch = self.mlp[0](_modulate(part, shift[:, 0], scale[:, 0]))
-                branch = self.mlp[2](torch.ops.aten.gelu_(branch, approximate=self.mlp[1].approximate))
-                part.addcmul_(gate[:, 0], branch)
+                part.addcmul_(gate[:, 0], self.mlp[2](_gelu_tanh_(branch)))
         return x
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+
+
+def _gelu_tanh_(x: Tensor) -> Tensor:
+    """``gelu(x, approximate="tanh")`` in place: within rounding the same, in less than half of its time on CPUs."""
+    slope = math.sqrt(2 / math.pi)
+    inner = torch.addcmul(x.new_tensor(slope), x, x, value=0.044715 * slope).mul_(x).tanh_()
+    return torch.addcmul(x, x, inner, out=x).mul_(0.5)
 
 
 class SigmaEmbedding(nn.Module):

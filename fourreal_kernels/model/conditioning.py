@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,14 @@ class Sources:
     has_corner: Tensor
     time_index: Tensor
     view_index: Tensor
+
+
+Record = TypeVar("Record")
+
+
+def select_frames(record: Record, mask: Tensor) -> Record:
+    """Of a dataclass of ``(B, V, T, ...)`` tensors those K frames that the mask names, as ``(1, 1, K, ...)``."""
+    return type(record)(*(getattr(record, field.name)[mask][None, None] for field in fields(record)))
 
 
 def nearest_sources(frames: Tensor, given: Tensor) -> Sources:

@@ -23,7 +23,8 @@ class GridPrediction:
     Attributes:
         frames: ``(B, V, T, 3, H, W)`` clean frames in [-1, 1].
         flow_same_view, flow_same_time: ``(B, V, T, 2, H, W)`` displacement (dx, dy) in pixels from a pixel to its
-            match in the nearest given frame of the same view or timestep; None for the direct head.
+            match in the nearest given frame of the same view or timestep; None for the direct head and where only
+            missing frames were predicted.
     """
 
     frames: Tensor

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.geometry import pixel_positions, warp
+from .windows import window_mean, window_median, window_sum
 
 # Pyramid levels, coarse to fine: (reduction, search radius, side of the matching window), in pixels of the level.
 _LEVELS = ((4, 4, 3), (2, 2, 5), (1, 2, 5))
@@ -47,18 +48,17 @@ def match(template: Tensor, target: Tensor) -> Tensor:
         if flow.shape[-2:] != small_template.shape[-2:]:
             flow = 2 * F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
         flow = _search(small_template, small_target, flow, radius, window)
-    return _median(flow)
+    return window_median(flow, _MEDIAN_WINDOW)
 
 
 def _search(template: Tensor, target: Tensor, flow: Tensor, radius: int, window: int) -> Tensor:
     """The best displacement within ``radius`` of ``flow``, sub-pixel by a soft minimum over its neighbours."""
     steps = torch.arange(-radius, radius + 1, device=flow.device, dtype=flow.dtype)
     offsets = torch.cartesian_prod(steps, steps)
-    costs = []
-    for offset in offsets:
-        difference = (displace(target, flow + offset[:, None, None]) - template).abs().mean(1, keepdim=True)
-        costs.append(F.avg_pool2d(difference, window, 1, window // 2, count_include_pad=False))
-    cost = torch.cat(costs, 1) + _MOVE_PENALTY * offsets.norm(dim=1)[:, None, None]
+    difference = torch.stack(
+        [(displace(target, flow + offset[:, None, None]) - template).abs().mean(1) for offset in offsets], dim=1
+    )
+    cost = window_mean(difference, window) + _MOVE_PENALTY * offsets.norm(dim=1)[:, None, None]
     best = offsets[cost.argmin(1)].movedim(-1, 1)
     distance = (offsets[None, :, :, None, None] - best[:, None]).abs().amax(2)
     weight = torch.softmax((-_SUBPIXEL_SHARPNESS * cost).masked_fill(distance > 1, float("-inf")), dim=1)
@@ -90,7 +90,7 @@ def compose(
     total = arrived[:, 4:]
     known = total > 1e-3
     flows = torch.where(known, arrived[:, :4] / total.clamp_min(1e-6), 0.0)
-    flows = _median(_fill(flows, known))
+    flows = window_median(_fill(flows, known), _MEDIAN_WINDOW)
     return flows[:, :2], flows[:, 2:], total.clamp(0, 1)
 
 
@@ -114,15 +114,8 @@ def _fill(flows: Tensor, known: Tensor) -> Tensor:
     """Unknown flows take the mean of their known neighbours, again and again."""
     known = known.to(flows.dtype)
     for _ in range(_FILL_ITERATIONS):
-        near = F.avg_pool2d(known, 3, 1, 1)
-        spread = F.avg_pool2d(flows * known, 3, 1, 1) / near.clamp_min(1e-6)
+        near = window_sum(known, 3)
+        spread = window_sum(flows * known, 3) / near.clamp_min(1e-6)
         flows = torch.where(known > 0, flows, spread)
         known = (near > 0).to(flows.dtype)
     return flows
-
-
-def _median(flow: Tensor) -> Tensor:
-    """Each channel's median over a square window: removes speckles, keeps edges."""
-    padded = F.pad(flow, [_MEDIAN_WINDOW // 2] * 4, mode="replicate")
-    windows = padded.unfold(2, _MEDIAN_WINDOW, 1).unfold(3, _MEDIAN_WINDOW, 1)
-    return windows.flatten(4).median(dim=-1).values

@@ -121,7 +121,7 @@ class GridPipeline:
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             sigmas = torch.full((1,), sigma, device=device)
-            return self.model(x, mask, sigmas, prepared=prepared).frames.clamp(-1, 1)
+            return self.model(x, mask, sigmas, prepared=prepared, only_missing=True).frames.clamp(-1, 1)
 
         with torch.no_grad(), _progress_bar(steps, progress) as advance:
             result = sample(denoise, noise, clean, mask, steps=steps, sampler=sampler, on_step=advance)

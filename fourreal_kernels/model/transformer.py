@@ -9,7 +9,7 @@ from ..grid import TIME, VIEW, VIEW_OR_TIME
 from ..nn import GridRope, HardSync, SoftSync, TwoStreamBlock
 from .alignment import Alignment, align, unaligned
 from .blocks import GridBlock, PatchEmbedding, SigmaEmbedding
-from .conditioning import Sources, nearest_sources
+from .conditioning import Sources, nearest_sources, select_frames
 from .config import GridConfig
 from .heads import DirectHead, GridPrediction, WarpHead
 
@@ -84,6 +84,7 @@ class GridTransformer(nn.Module):
         view_index: Tensor | None = None,
         time_index: Tensor | None = None,
         prepared: Prepared | None = None,
+        only_missing: bool = False,
     ) -> GridPrediction:
         """Predict the clean frames.
 
@@ -95,9 +96,10 @@ class GridTransformer(nn.Module):
                 of freeze-time or fixed-view videos.
             view_index, time_index: ``(V,)`` and ``(T,)`` positions of the frames; 0, 1, ... when None.
             prepared: what :meth:`prepare` returned for these given frames; computed when None.
+            only_missing: leave out the head where frames are given; the result repeats those and has no flows.
 
         Returns:
-            the prediction for every frame, the given ones included.
+            the prediction for every frame.
         """
         self._check(frames, given, sigma, streams)
         _check_index("view_index", view_index, frames.shape[1])
@@ -111,7 +113,17 @@ class GridTransformer(nn.Module):
         tokens = self._run(tokens, cond, streams, views, times)
         shift, scale = self.final_modulation(nn.functional.silu(cond))[:, None, None, None].chunk(2, dim=-1)
         tokens = nn.functional.layer_norm(tokens, tokens.shape[-1:]) * (1 + scale) + shift
+        if only_missing:
+            return self._predict_missing(tokens, frames, ~given, sources, alignment)
         return self.head(tokens, frames, sources, alignment)
+
+    def _predict_missing(
+        self, tokens: Tensor, frames: Tensor, missing: Tensor, sources: Sources, alignment: Alignment
+    ) -> GridPrediction:
+        tokens_there, frames_there = (x[missing][None, None] for x in (tokens, frames))
+        selected = (select_frames(record, missing) for record in (sources, alignment))
+        predicted = self.head(tokens_there, frames_there, *selected).frames
+        return GridPrediction(frames.masked_scatter(missing[..., None, None, None], predicted))
 
     @torch.no_grad()
     def prepare(self, frames: Tensor, given: Tensor) -> Prepared:

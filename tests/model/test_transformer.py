@@ -131,8 +131,8 @@ def test_contexts_tell_the_streams_apart(mode):
     """Fused attention has one stream, whose context is the mean of both."""
     model = random_model(mode=mode)
     inputs = model_inputs(model)
-    default = model(*inputs).frames
     with torch.no_grad():
+        default = model(*inputs).frames
         model.context_embedding.copy_(model.context_embedding.flip(0))
         flipped = (model(*inputs).frames - default).abs().max()
         model.context_embedding[1] += 1
@@ -194,3 +194,21 @@ def test_a_copy_is_independent():
     assert torch.equal(twin(*inputs).frames, before)
     perturb(twin.parameters(), seed=7)
     assert torch.equal(twin(*inputs).frames, model(*inputs).frames)
+
+
+@every_mode
+def test_the_head_can_leave_out_given_frames(mode):
+    model = random_model(mode=mode)
+    frames, given, sigma = model_inputs(model)
+    everywhere, missing = model(frames, given, sigma), model(frames, given, sigma, only_missing=True)
+    torch.testing.assert_close(missing.frames[~given], everywhere.frames[~given], atol=1e-9, rtol=1e-9)
+    assert torch.equal(missing.frames[given], frames[given]) and missing.flow_same_view is None
+
+
+def test_a_direct_head_can_leave_out_given_frames():
+    model = random_model(head="direct")
+    frames, given, sigma = model_inputs(model)
+    missing = model(frames, given, sigma, only_missing=True).frames
+    torch.testing.assert_close(missing[~given], model(frames, given, sigma).frames[~given], atol=1e-9, rtol=1e-9)
+    everything_given = torch.ones_like(given)
+    assert torch.equal(model(frames, everything_given, sigma, only_missing=True).frames, frames)
