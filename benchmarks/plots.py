@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .charts import COLORS, Chart, Series
+from fourreal_kernels.charts import COLORS, Chart, Series
+
 from .sweep import SUITE, fit_line, sweeps
 from .targets import case_ratio, our_provider
 

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from statistics import fmean
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean, stdev
 
 from torch import Tensor
 
-from ..data import HELD_OUT_SEED, render, sample_scene
+from ..data import caption, sample_scene
 from ..data.optional import import_optional
 from ..model.conditioning import cross_mask
 from ..model.pipeline import DEFAULT_STEPS, GridPipeline
 from .baselines import trivial_baselines
+from .extractors import Extractor
+from .harness import GridHarness
+from .held_out import check_held_out, held_out_render
 from .metrics import gradient_energy_ratio, moving_pixels, psnr, ssim
 
 ALIGNED = "aligned given frames, mean, no learned weights"
 PREDICTIONS = ("one step", "sampled")
 METRICS = ("psnr", "psnr_moving", "ssim", "gradient_energy_moving")
-
-
-def held_out_grid(seed: int, views: int, times: int, height: int, width: int, family: str = "easy") -> Tensor:
-    """The true frames ``(V, T, 3, H, W)`` of a held-out scene, rounded to 8 bits as stored videos are."""
-    _check_held_out("seed", seed)
-    frames = render(sample_scene(seed, views, times, family), height, width).frames
-    return (frames * 255).round() / 255
-
-
-def _check_held_out(name: str, seed: int) -> None:
-    if seed < HELD_OUT_SEED:
-        raise ValueError(f"{name}: got {seed}, expected at least {HELD_OUT_SEED}: lower seeds may have been trained on")
-
+# What features are matched in and what extractors see; the first is a trivial prediction to compare with.
+DETAILED = ("mean of both", *PREDICTIONS)
 
 def evaluate(
     pipeline: GridPipeline,
@@ -38,6 +30,8 @@ def evaluate(
     steps: int = DEFAULT_STEPS,
     sampler: str = "euler",
     family: str = "easy",
+    geometry: bool = False,
+    extractors: Sequence[Extractor] = (),
     progress: bool = True,
 ) -> dict:
     """Measure the generated frames (conditioning frames excluded) of held-out scenes.
@@ -46,10 +40,13 @@ def evaluate(
         seeds: held-out seeds, 900000 and above.
         steps, sampler: what is measured as "sampled"; "one step" is measured beside it.
         family: scene family.
+        geometry: also measure consistency with the true cameras, depth and motion.
+        extractors: loaded extractors, whose distances and scores are measured for :data:`DETAILED`.
 
     Returns:
-        ``{"settings": ..., "mean": {prediction: {metric: mean over scenes}}, "scenes": {seed: {prediction: ...}}}``;
-        PSNR in dB, gradient energy as a ratio to the truth on moving pixels.
+        ``{"settings": ..., "mean": {prediction: {metric: mean over scenes}}, "deviation": {prediction: {metric:
+        standard deviation over scenes}}, "scenes": {seed: {prediction: ...}}}`` and the results of
+        :class:`GridHarness`; PSNR in dB, gradient energy as a ratio to the truth on moving pixels.
 
     Raises:
         ValueError: no seeds, or one that is not held out.
@@ -57,25 +54,44 @@ def evaluate(
     if not seeds:
         raise ValueError("seeds: got none, expected at least one")
     for seed in seeds:
-        _check_held_out("seeds", seed)
+        check_held_out("seeds", seed)
     config = pipeline.model.config
+    size = (config.views, config.times, config.height, config.width)
+    harness = GridHarness(extractors, geometry=geometry, detailed=DETAILED)
     scenes = {}
     for seed in _with_progress(seeds) if progress else seeds:
-        truth = held_out_grid(seed, config.views, config.times, config.height, config.width, family)
-        predictions = trivial_baselines(truth[0], truth[:, 0])
-        if config.matching:
-            predictions[ALIGNED] = aligned_mean(pipeline, truth)
-        for name, count in zip(PREDICTIONS, (1, steps), strict=True):
-            video = pipeline(truth[0], truth[:, 0], steps=count, seed=0, sampler=sampler, progress=False)
-            predictions[name] = video.frames
-        scenes[seed] = {name: measure(predicted, truth) for name, predicted in predictions.items()}
-    names = list(next(iter(scenes.values())))
-    mean = {
-        name: {metric: fmean(scene[name][metric] for scene in scenes.values()) for metric in METRICS}
+        render = held_out_render(seed, *size, family)
+        predictions = predict(pipeline, render.frames, steps=steps, sampler=sampler)
+        scenes[seed] = {name: measure(predicted, render.frames) for name, predicted in predictions.items()}
+        words = caption(sample_scene(seed, config.views, config.times, family)) if harness.needs_caption else ""
+        harness.add(seed, render, predictions, words)
+    settings = {"steps": steps, "sampler": sampler, "family": family, "seeds": list(seeds)}
+    return {
+        "settings": settings,
+        "mean": _over_scenes(scenes, fmean),
+        "deviation": _over_scenes(scenes, lambda values: stdev(values) if len(values) > 1 else 0.0),
+        "scenes": scenes,
+        **harness.result(),
+    }
+
+
+def predict(pipeline: GridPipeline, truth: Tensor, *, steps: int, sampler: str) -> dict[str, Tensor]:
+    """Every prediction of a grid ``(V, T, 3, H, W)`` from its first view and timestep, by name."""
+    predictions = trivial_baselines(truth[0], truth[:, 0])
+    if pipeline.model.config.matching:
+        predictions[ALIGNED] = aligned_mean(pipeline, truth)
+    for name, count in zip(PREDICTIONS, (1, steps), strict=True):
+        video = pipeline(truth[0], truth[:, 0], steps=count, seed=0, sampler=sampler, progress=False)
+        predictions[name] = video.frames
+    return predictions
+
+
+def _over_scenes(scenes: dict, statistic: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
+    names = next(iter(scenes.values()))
+    return {
+        name: {metric: statistic([scene[name][metric] for scene in scenes.values()]) for metric in METRICS}
         for name in names
     }
-    settings = {"steps": steps, "sampler": sampler, "family": family, "seeds": list(seeds)}
-    return {"settings": settings, "mean": mean, "scenes": scenes}
 
 
 def aligned_mean(pipeline: GridPipeline, truth: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.charts import Chart, Series
 from benchmarks.record import RecordError, default_name, join_records, read_record, write_record
 from benchmarks.report import report_text, write_report
 from benchmarks.rules import judge_rules
 from benchmarks.sweep import fit_line, sweep_lines
 from benchmarks.targets import TARGETS, case_ratio, judge, selected
+from fourreal_kernels.charts import Chart, Series
 
 FAST, SLOW = [0.010, 0.011, 0.012], [0.020, 0.022, 0.024]
 

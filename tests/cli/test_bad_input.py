@@ -192,6 +192,12 @@ CASES = {
     "evaluate too many scenes": ("evaluate --model W/model --out OUT --scenes 1001", "--scenes: got '1001'"),
     "evaluate unknown model": ("evaluate --model none --out OUT", "neither 'bundled'"),
     "evaluate trained scene": ("evaluate --model W/model --out OUT --show 7", "--show: got '7'"),
+    "evaluate without a folder": ("evaluate --model W/model", "required: --out"),
+    "evaluate few corruptions": ("evaluate --corruptions --scenes 3 --out OUT", "--scenes: got 3, expected at least 4"),
+    "evaluate unknown extractor": ("evaluate --out OUT --extractor fvd", "--extractor: invalid choice"),
+    "evaluate without weights": ("evaluate --out OUT --extractor clip --weights W", "CLIP ViT-L/14: no weights at"),
+    "evaluate bad checksum": ("evaluate --out OUT --weights-sha256 clip=12", "64 hexadecimal digits"),
+    "evaluate spare checksum": (f"evaluate --out OUT --weights-sha256 clip={'0' * 64}", "not asked for by --extractor"),
     "evaluate below a file": ("evaluate --model W/model --out W/text.mp4", "it is a file"),
 }
 

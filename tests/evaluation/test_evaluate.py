@@ -10,7 +10,8 @@ import torch
 from fourreal_kernels.data import HELD_OUT_SEED
 from fourreal_kernels.evaluation import evaluate
 from fourreal_kernels.evaluation.baselines import trivial_baselines
-from fourreal_kernels.evaluation.evaluate import ALIGNED, METRICS, PREDICTIONS, held_out_grid, measure, table
+from fourreal_kernels.evaluation.evaluate import ALIGNED, METRICS, PREDICTIONS, measure, table
+from fourreal_kernels.evaluation.held_out import held_out_grid
 from fourreal_kernels.model import GridPipeline
 from tiny_models import random_model
 

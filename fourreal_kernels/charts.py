@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from .data.optional import import_optional
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
 
 Point = tuple[float, float]
 
@@ -47,9 +51,7 @@ class Chart:
 
     def draw(self) -> Image.Image:
         """The picture. At least one point is needed."""
-        image = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
-        pen = ImageDraw.Draw(image)
-        font = ImageFont.load_default(_TEXT)
+        image, pen, font = canvas(_WIDTH, _HEIGHT, _TEXT)
         points = [point for series in self.series for point in series.points]
         across = _Scale([x for x, _ in points], self.log_x, _LEFT, _WIDTH - _RIGHT)
         heights = [y for _, y in points] + ([0.0] if self.y_from_zero else [])
@@ -74,6 +76,13 @@ class Chart:
         pen.rectangle([_LEFT, _TOP, right, bottom], outline=_INK)
         pen.text((_LEFT, _TOP - 14), f"{self.title}   ({self.y_label})", _INK, font, anchor="ls")
         pen.text(((_LEFT + right) / 2, _HEIGHT - 20), self.x_label, _INK, font, anchor="ms")
+
+
+def canvas(width: int, height: int, text_size: int) -> tuple[Image.Image, ImageDraw.ImageDraw, object]:
+    """A white picture, its pen, and a font. Raises ImportError without Pillow."""
+    image = import_optional("PIL.Image", "drawing a chart").new("RGB", (width, height), "white")
+    font = import_optional("PIL.ImageFont", "drawing a chart").load_default(text_size)
+    return image, import_optional("PIL.ImageDraw", "drawing a chart").Draw(image), font
 
 
 class _Scale:
