@@ -38,9 +38,13 @@ def _compile(source: Path, target: Path, *options: str) -> Path:
     return target
 
 
-def compile_kernels(cuda: Path, target: Path) -> Path:
-    """An object file of the kernels in the folder ``cuda``, which may be a changed copy of csrc/cuda."""
-    return _compile(EMULATION / "kernels.cpp", target, "-c", "-O1", f"-I{cuda}", f"-I{EMULATION}")
+def compile_kernels(cuda: Path, folder: Path) -> list[Path]:
+    """Object files of the kernels in the folder ``cuda``, which may be a changed copy of csrc/cuda."""
+    def compiled(name: str) -> Path:
+        return _compile(EMULATION / f"{name}.cpp", folder / f"{name}.o", "-c", "-O1", f"-I{cuda}", f"-I{EMULATION}")
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(compiled, ("kernels", "backward_kernels")))
 
 
 @cache
@@ -51,13 +55,13 @@ def _binding(source: Path) -> Path:
                     *(f"-I{path}" for path in include))
 
 
-def link_module(kernels: Path, folder: Path) -> Path:
+def link_module(kernels: list[Path], folder: Path) -> Path:
     """A `_cuda` module with the bound functions of these kernels and ``set_launches``."""
     sources = (EMULATION / "module.cpp", ROOT / "python_bindings/cuda_hopper.cpp")
     with ThreadPoolExecutor(2) as pool:
         bindings = list(pool.map(_binding, sources))
     module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run(["g++", "-shared", *map(str, (kernels, *bindings)), "-o", str(module)], check=True)
+    subprocess.run(["g++", "-shared", *map(str, (*kernels, *bindings)), "-o", str(module)], check=True)
     return module
 
 
@@ -72,7 +76,7 @@ def load(module: Path) -> ModuleType:
 
 @cache
 def module_path() -> Path:
-    return link_module(compile_kernels(ROOT / "csrc/cuda", _folder() / "kernels.o"), _folder())
+    return link_module(compile_kernels(ROOT / "csrc/cuda", _folder()), _folder())
 
 
 @cache

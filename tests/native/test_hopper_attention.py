@@ -173,7 +173,7 @@ def test_the_emulation_notices(fault, tmp_path):
     source = (changed / name).read_text()
     assert source.count(text) == 1
     (changed / name).write_text(source.replace(text, replacement))
-    module = link_module(compile_kernels(changed, tmp_path / "kernels.o"), tmp_path)
+    module = link_module(compile_kernels(changed, tmp_path), tmp_path)
     command = [sys.executable, str(Path(__file__).with_name("hopper_on_host") / "compare.py"), str(module)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (1, 86) and "Traceback" not in done.stderr, done.stdout + done.stderr
