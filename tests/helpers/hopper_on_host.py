@@ -41,7 +41,7 @@ def _compile(source: Path, target: Path, *options: str) -> Path:
 def compile_kernels(cuda: Path, folder: Path) -> list[Path]:
     """Object files of the kernels in the folder ``cuda``, which may be a changed copy of csrc/cuda."""
     def compiled(name: str) -> Path:
-        return _compile(EMULATION / f"{name}.cpp", folder / f"{name}.o", "-c", "-O1", f"-I{cuda}", f"-I{EMULATION}")
+        return _compile(EMULATION / f"{name}.cpp", folder / f"{name}.o", "-c", "-O2", f"-I{cuda}", f"-I{EMULATION}")
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(compiled, ("kernels", "backward_kernels")))
