@@ -14,7 +14,7 @@ from fourreal_kernels.grid import parse_axes
 from fourreal_kernels.ops.axis_attention import cuda_frames
 from hopper_on_host import EAGER, LAZY, RANDOM, hopper_target, set_order, surrounded, wrong_with
 from op_layouts import LAYOUTS
-from op_numerics import assert_close_as_pytorch, bitwise_equal, dtype_name
+from op_numerics import assert_close_as_pytorch, bitwise_equal
 
 # Tails of frames, tiles that end beyond the last frame, more tiles than blocks and more listed tiles than stages.
 CASES = (("vn", (1, 1, 1, 1, 1, 64)), ("vn|tn", (1, 1, 1, 1, 1, 128)), ("tn", (2, 1, 3, 7, 2, 64)),
