@@ -1,6 +1,6 @@
 #include "fourreal/hopper_attention.hpp"
 
-#include <algorithm>
+#include <cstdint>
 
 #include "hopper_attention_backward_kernel.cuh"
 #include "hopper_attention_statistics.cuh"
@@ -48,9 +48,9 @@ int launch_statistics(const AttentionBackward& args, float* scratch, void* strea
     }
     constexpr int kBlocksOfMultiprocessor = 4, kRowsOfABlock = kStatisticsThreads / (kHeadDim / 8);
     const std::int64_t rows = QueryStatistics::rows(parameters.frames) + QueryStatistics::kRowsOutside;
-    const int most = static_cast<int>(std::min<std::int64_t>((rows + kRowsOfABlock - 1) / kRowsOfABlock, INT32_MAX));
-    return launch_persistent<kBlocksOfMultiprocessor>(hopper_statistics_kernel<T, kHeadDim>, most, kStatisticsThreads,
-                                                      0, stream, parameters);
+    const int most_blocks = static_cast<int>((rows + kRowsOfABlock - 1) / kRowsOfABlock);
+    return launch_persistent<kBlocksOfMultiprocessor>(hopper_statistics_kernel<T, kHeadDim>, most_blocks,
+                                                      kStatisticsThreads, 0, stream, parameters);
 }
 
 template <typename Tensor>

@@ -30,23 +30,20 @@ struct GridRow {
     }
 };
 
-// Row `index` of all frames' rows, heads innermost, as activations usually lie; those after them are outside.
-FOURREAL_DEVICE GridRow statistics_row(const FrameMap& frames, std::int64_t index) {
+// Row `index` of all frames' rows, heads innermost, as activations usually lie. Rows are counted in 31 bits.
+FOURREAL_DEVICE GridRow statistics_row(const FrameMap& frames, int index) {
     const FrameShape& shape = frames.shape;
-    const int rows = frames.rows_of_frame();
-    std::int64_t rest = index / shape.heads;
-    GridRow result;
-    result.head = static_cast<int>(index - rest * shape.heads);
-    const auto take = [&rest](int size) {
-        const std::int64_t whole = rest / size;
-        const int part = static_cast<int>(rest - whole * size);
-        rest = whole;
+    const auto take = [&index](int size) {
+        const int whole = index / size, part = index - whole * size;
+        index = whole;
         return part;
     };
-    result.row.token = take(rows);
+    GridRow result;
+    result.head = take(shape.heads);
+    result.row.token = take(frames.rows_of_frame());
     result.row.time = take(shape.times);
     result.row.view = take(shape.views);
-    result.batch = static_cast<int>(rest);
+    result.batch = index;
     return result;
 }
 
@@ -56,12 +53,11 @@ template <typename T, int kHeadDim>
 FOURREAL_DEVICE void write_statistics(const StatisticsParameters& parameters) {
     constexpr int kColumns = 8, kLanes = kHeadDim / kColumns, kRows = kStatisticsThreads / kLanes;
     const FrameMap& frames = parameters.frames;
-    const std::int64_t rows = QueryStatistics::rows(frames), all = rows + QueryStatistics::kRowsOutside;
+    const int rows = static_cast<int>(QueryStatistics::rows(frames)), all = rows + QueryStatistics::kRowsOutside;
     const int lane = thread_index() % kLanes;
     // Whole blocks of rows, so that all lanes of a warp meet.
-    for (std::int64_t first = std::int64_t{block_index()} * kRows; first < all;
-         first += std::int64_t{block_count()} * kRows) {
-        const std::int64_t index = first + thread_index() / kLanes;
+    for (int first = block_index() * kRows; first < all; first += block_count() * kRows) {
+        const int index = first + thread_index() / kLanes;
         const GridRow place = statistics_row(frames, index < rows ? index : 0);
         const bool exists = index < rows && place.row.token < frames.shape.tokens;
         float sum = 0.0f;
