@@ -105,7 +105,12 @@ FOURREAL_DEVICE void sum_gradients(GradientConsumer<Config>& consumer, const Gra
                 mask_scores(consumer.scores, frames, first, thread_index() % 4 * 2);
         }
         consumer.take_probabilities(parameters.scale_log2, columns + Config::statistics(0, stage));
-        if constexpr (Config::kOfKeys) {
+        if constexpr (!Config::kOfKeys) {
+            // Asked again, it has long been full: a branch, across which the compiler does not move the exponentials to
+            // behind the second product.
+            pin_registers(consumer.scores);
+            barrier_wait(shared + Config::listed_full(1, stage), ring.parity);
+        } else {
             pack_pairs<typename Config::Element>(consumer.probabilities, consumer.scores);
             consumer.issue_value_sums(shared + Config::listed(1, stage));
         }

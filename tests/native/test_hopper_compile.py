@@ -92,6 +92,10 @@ def test_backward_has_hopper_instructions(folder):
         assert len(re.findall(rf"HGMMA\.64x{head_dim}x16\.F32\S* .*tnspB", code)) == (1 + of_keys) * listed // 16, name
         assert len(re.findall(r"HGMMA\.64x", code)) == 2 * head_dim // 16 + (1 + of_keys) * listed // 16, name
         assert ("UBLKCP" in code) == bool(of_keys), name  # the statistics of listed queries
+        # The exponentials run during the product that is issued before them, not after the wait for it.
+        between = re.split(r"HGMMA\.64x.*tnspB", code)[0].rsplit("HGMMA", 1)[1]
+        exponentials = [part.count("MUFU.EX2") for part in between.split("DEPBAR")]
+        assert exponentials == [0, listed // 2, 0][: 3 - of_keys], name
         for instruction in ("UTMALDG.5D", "UTMASTG.5D", "USETMAXREG", "SYNCS.PHASECHK", "MUFU.EX2"):
             assert instruction in code, (name, instruction)
         assert not re.search(r"\b(LDL|STL|ATOM|RED)\b", code), name
