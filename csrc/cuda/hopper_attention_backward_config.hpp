@@ -84,16 +84,21 @@ struct GradientConfig {
     static constexpr int kSharedBytes = kListedEmpty + 8 * kStages + 1024;  // shared_base() rounds up
 
     static FOURREAL_HOST_DEVICE constexpr int resident(int which) { return which * kResidentBytes; }
-    static FOURREAL_HOST_DEVICE constexpr int listed(int which, int stage) { return kListed + (2 * stage + which) * kListedBytes; }
+    static FOURREAL_HOST_DEVICE constexpr int listed(int which, int stage) {
+        return kListed + (2 * stage + which) * kListedBytes;
+    }
     static FOURREAL_HOST_DEVICE constexpr int statistics(int which, int stage) {
         return kStatistics + (2 * stage + which) * kStatisticsBytes;
     }
     static FOURREAL_HOST_DEVICE constexpr int resident_full(int which) { return kResidentFull + 8 * which; }
-    static FOURREAL_HOST_DEVICE constexpr int listed_full(int which, int stage) { return kListedFull + 8 * (2 * stage + which); }
+    static FOURREAL_HOST_DEVICE constexpr int listed_full(int which, int stage) {
+        return kListedFull + 8 * (2 * stage + which);
+    }
     static FOURREAL_HOST_DEVICE constexpr int listed_empty(int stage) { return kListedEmpty + 8 * stage; }
 
     static_assert(kHeadDim % kPanelColumns == 0 && kListedRows % kWgmmaDepth == 0, "whole panels and whole steps");
-    static_assert(kListedPanelBytes % kSwizzleBytes == 0 && kListedRows <= QueryStatistics::kRowsOutside, "whole boxes");
+    static_assert(kListedPanelBytes % kSwizzleBytes == 0, "panels start where the swizzle does");
+    static_assert(kListedRows <= QueryStatistics::kRowsOutside, "statistics of a tile beyond the last frame");
     static_assert(kResidentRows / kBoxUnit <= 32 && kListedRows / kBoxUnit <= 32, "a lane per box");
     static_assert(kSharedBytes <= 232448, "the shared memory of a block on sm_90");
 };

@@ -17,13 +17,13 @@ struct GradientConsumer {
     static constexpr int kSums = Config::kHeadDim / 2;
     using Element = typename Config::Element;
 
-    float scores[kScores];          // A B^T, then the probabilities P
-    float products[kScores];        // A' B'^T, then P (products - delta)
-    float sums[kSums];              // of dS B
-    float value_sums[kSums];        // of P B', for the keys only
+    float scores[kScores];                     // A B^T, then the probabilities P
+    float products[kScores];                   // A' B'^T, then P (products - delta)
+    float sums[kSums];                         // of dS B
+    float value_sums[kSums];                   // of P B', for the keys only
     std::uint32_t score_grads[kScores / 2];    // dS as wgmma takes it
     std::uint32_t probabilities[kScores / 2];  // P, for the keys only
-    float lse[2], delta[2];         // of the resident rows, for the queries only
+    float lse[2], delta[2];                    // of the resident rows, for the queries only
 
     FOURREAL_DEVICE void start() {
 #pragma unroll
@@ -47,12 +47,12 @@ struct GradientConsumer {
     }
 
     FOURREAL_DEVICE void issue_scores(std::uint32_t resident, std::uint32_t listed) {
-        issue_row_products<Element, Config::kHeadDim, Config::kListedRows, Config::kResidentPanelBytes>(scores, resident,
-                                                                                                    listed);
+        issue_row_products<Element, Config::kHeadDim, Config::kListedRows, Config::kResidentPanelBytes>(
+            scores, resident, listed);
     }
     FOURREAL_DEVICE void issue_products(std::uint32_t resident, std::uint32_t listed) {
-        issue_row_products<Element, Config::kHeadDim, Config::kListedRows, Config::kResidentPanelBytes>(products, resident,
-                                                                                                    listed);
+        issue_row_products<Element, Config::kHeadDim, Config::kListedRows, Config::kResidentPanelBytes>(
+            products, resident, listed);
     }
     FOURREAL_DEVICE void issue_sums(std::uint32_t listed) {
         issue_weighted_sums<Element, Config::kHeadDim, Config::kListedRows>(sums, score_grads, listed);

@@ -1,12 +1,13 @@
 // Gradients of the Hopper attention: those of q, or those of k and v, for the tiles of fourreal/frame_tiles.hpp.
 //
-//   S = A B^T, dP = A' B'^T, P = exp2(scale S log2(e) - lse), dS = P (dP - delta); a sum of dS B, for the keys also of P B'
+//   S = A B^T, dP = A' B'^T, P = exp2(scale log2(e) S - lse), dS = P (dP - delta); a sum of dS B, for the keys also of
+//   P B'. For the keys S, dP, P and dS stand for their transposes.
 //
-// For the keys S, dP, P and dS stand for their transposes. A persistent block is a producer warpgroup, of which one warp
-// copies the resident pair (A, A') once per tile and the listed pairs (B, B') into a ring of stages, and two consumer
-// warpgroups of 64 resident rows each. A consumer issues both products of tile i while the sums of tile i - 1 still run,
-// which free their stage as they end; the sum of P B' runs while dS is computed. The relation of frames is symmetric:
-// the queries of a key are listed as the keys of a query. Nothing is added up in memory, every sum has one order.
+// A persistent block is a producer warpgroup, of which one warp copies the resident pair (A, A') once per tile and the
+// listed pairs (B, B') into a ring of stages, and two consumer warpgroups of 64 resident rows each. A consumer issues S
+// of tile i while the sums of tile i - 1 still run, which free their stage as they end, then dP, and computes P during
+// it; the sum of P B' runs while dS is computed. The relation of frames is symmetric: the queries of a key are listed
+// as the keys of a query. Nothing is added up in memory, every sum has one order.
 #pragma once
 
 #include <cstdint>
@@ -147,10 +148,9 @@ FOURREAL_DEVICE void store_gradients(const GradientConsumer<Config>& consumer, c
     named_sync(own_barrier(warpgroup), 128);
     if (warp == 0) {
         for (int which = 0; which < (Config::kOfKeys ? 2 : 1); ++which)
-            store_boxes<Config::kPanels, kPanelBytes>(&parameters.gradients[which].map,
-                                                      parameters.gradients[which].planes, parameters.tiles.maps[0], tile,
-                                                      shared + Config::resident(which), warpgroup, lane,
-                                                      parameters.resident_box);
+            store_boxes<Config::kPanels, kPanelBytes>(
+                &parameters.gradients[which].map, parameters.gradients[which].planes, parameters.tiles.maps[0], tile,
+                shared + Config::resident(which), warpgroup, lane, parameters.resident_box);
         if (lane == 0) barrier_arrive(shared + Config::kResidentEmpty);
     }
 }

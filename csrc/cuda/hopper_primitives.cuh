@@ -1,4 +1,4 @@
-// The instructions of Hopper (sm_90a) that the attention kernel and its micro-tests use, one function each.
+// The instructions of Hopper (sm_90a) that the attention kernels and their micro-tests use, one function each.
 //
 // Addresses of shared memory are 32-bit numbers. Tests define FOURREAL_HOPPER_EMULATION as a header that has the same
 // functions for the host.
@@ -126,9 +126,10 @@ FOURREAL_DEVICE void tensor_store(const TensorMap* map, std::uint32_t source, in
 
 // `bytes` in a row, all a multiple of 16.
 FOURREAL_DEVICE void bulk_load(std::uint32_t target, const void* source, int bytes, std::uint32_t barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
-                 "l"(__cvta_generic_to_global(source)), "r"(bytes), "r"(barrier)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+        "l"(__cvta_generic_to_global(source)), "r"(bytes), "r"(barrier)
+        : "memory");
 }
 
 // 16 bytes of global memory, aligned to 16.

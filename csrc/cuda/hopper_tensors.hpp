@@ -1,5 +1,5 @@
-// The tensors of an attention as the Hopper kernels see them: tensor maps of dims (columns, N, T, V, planes), and why there
-// is none. Host only.
+// The tensors of an attention as the Hopper kernels see them: tensor maps of dims (columns, N, T, V, planes), and why
+// there is none. Host only.
 #pragma once
 
 #include <cfloat>
@@ -16,6 +16,7 @@ namespace fourreal::cuda {
 constexpr std::int64_t kAlignment = 16;
 constexpr int kElementBytes = 2;
 
+// The dims of a tensor map that channels, heads and batch entries make.
 struct MapDims {
     TensorPlanes planes;
     std::int64_t columns;

@@ -128,8 +128,8 @@ FOURREAL_DEVICE void pack_pairs(std::uint32_t (&pairs)[kPairs], const float (&va
 
 // Writes a thread's results times `factors` into a tile; `row` is the first of its two rows of the tile.
 template <typename T, int kValues, int kPanelBytes>
-FOURREAL_DEVICE void stage_rows(const float (&values)[kValues], const float (&factors)[2], std::uint32_t target, int row,
-                                int lane) {
+FOURREAL_DEVICE void stage_rows(const float (&values)[kValues], const float (&factors)[2], std::uint32_t target,
+                                int row, int lane) {
 #pragma unroll
     for (int unit = 0; unit < kValues / 4; ++unit) {
         const int panel = unit / 8, column = unit % 8 * 8 + lane % 4 * 2;
