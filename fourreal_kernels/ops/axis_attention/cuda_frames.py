@@ -78,7 +78,7 @@ def backward(
         return [*_addresses(grad), grad_lse_or_none, *_addresses(q, k, v, out, lse, *grads)]
 
     if library.frame_attention_backward_refusal(*call, tensors(grad_out)):
-        grad_out = grad_out.contiguous().clone()
+        grad_out = grad_out.clone(memory_format=torch.contiguous_format)
     arguments = tensors(grad_out)
     _require(library.frame_attention_backward_refusal(*call, arguments), str(axes))
     with on_device(q):
