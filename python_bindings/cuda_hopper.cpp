@@ -10,6 +10,7 @@
 
 namespace py = pybind11;
 using namespace py::literals;
+using fourreal::AttentionBackward;
 using fourreal::AttentionForward;
 using fourreal::AttentionShape;
 using fourreal::bindings::Address;
@@ -19,6 +20,7 @@ using fourreal::bindings::Integers;
 namespace {
 
 using Tensors = std::array<AttentionArgument, 5>;
+using Gradients = std::array<AttentionArgument, 10>;
 
 const char* take_every_shape(const AttentionShape&) { return nullptr; }
 
@@ -62,6 +64,39 @@ void forward_pair(const std::string& dtype, const Integers& sizes, const std::ar
         fourreal::cuda::hopper_attention_forward(a, &b, reinterpret_cast<void*>(stream)));
 }
 
+AttentionBackward backward_arguments(const std::string& dtype, const Integers& sizes, const std::string& axes,
+                                     float scale, const Gradients& tensors) {
+    fourreal::bindings::cuda_dtype_argument(dtype);
+    return fourreal::bindings::backward_arguments(
+        fourreal::bindings::attention_shape(dtype, sizes, axes, scale, take_every_shape), tensors);
+}
+
+std::string backward_refusal(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale,
+                             const Gradients& tensors) {
+    const char* reason =
+        fourreal::cuda::hopper_attention_backward_refusal(backward_arguments(dtype, sizes, axes, scale, tensors));
+    return reason ? reason : "";
+}
+
+std::int64_t backward_floats(const Integers& sizes) {
+    return fourreal::cuda::hopper_attention_backward_floats(
+        fourreal::bindings::attention_shape("bfloat16", sizes, "vn", 1.0f, take_every_shape));
+}
+
+void backward(const std::string& dtype, const Integers& sizes, const std::string& axes, float scale,
+              const Gradients& tensors, Address scratch, Address stream) {
+    const AttentionBackward args = backward_arguments(dtype, sizes, axes, scale, tensors);
+    if (const char* reason = fourreal::cuda::hopper_attention_backward_refusal(args))
+        throw std::invalid_argument(reason);
+    if (scratch == 0 || scratch % 16 != 0)
+        throw std::invalid_argument("scratch: expected an address aligned to 16 bytes, got " + std::to_string(scratch));
+    const py::gil_scoped_release release;
+    fourreal::bindings::require_success(
+        "frame_attention_backward",
+        fourreal::cuda::hopper_attention_backward(args, reinterpret_cast<float*>(scratch),
+                                                  reinterpret_cast<void*>(stream)));
+}
+
 }  // namespace
 
 void fourreal::bindings::bind_hopper(py::module_& module) {
@@ -76,4 +111,11 @@ void fourreal::bindings::bind_hopper(py::module_& module) {
     module.def("frame_attention_forward_pair", &::forward_pair, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "first"_a,
                "second"_a, "stream"_a = 0,
                ("Two calls in one launch; each as frame_attention_forward. " + help).c_str());
+    const std::string tensors = "tensors: grad_out, grad_lse (address 0: none), q, k, v, out, lse, dq, dk, dv. ";
+    module.def("frame_attention_backward_refusal", &::backward_refusal, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a,
+               "tensors"_a, (tensors + "As frame_attention_refusal, for the backward.").c_str());
+    module.def("frame_attention_backward_floats", &::backward_floats, "sizes"_a,
+               "The float32 numbers of scratch memory that frame_attention_backward needs, on the device.");
+    module.def("frame_attention_backward", &::backward, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "tensors"_a,
+               "scratch"_a, "stream"_a = 0, (tensors + "scratch: an address. " + help).c_str());
 }

@@ -23,8 +23,9 @@ _ROOT = Path(__file__).parents[2]
 _TAIL = 1500
 _CUDA = Path("/usr/local/cuda/bin")
 _MICROTESTS = _ROOT / "build/hopper_microtests"
-PRIMITIVES = ("tma_box", "tma_store", "mbarrier_ring", "mbarrier_ring_lanes", "wgmma_ss_bf16", "wgmma_ss_fp16",
-              "wgmma_rs_bf16", "wgmma_rs_fp16", "wgmma_mn_major_bf16", "wgmma_mn_major_fp16")
+PRIMITIVES = ("tma_box", "bulk_row", "tma_store", "mbarrier_ring", "mbarrier_ring_lanes", "wgmma_ss_bf16",
+              "wgmma_ss_fp16", "wgmma_ss_96_columns", "wgmma_rs_bf16", "wgmma_rs_fp16", "wgmma_mn_major_bf16",
+              "wgmma_mn_major_fp16")
 # One test session compiles many kernels: several processes share it where pytest can.
 _WORKERS = 8
 

@@ -9,14 +9,6 @@
 
 namespace fourreal::cuda {
 
-// Where a (batch entry, head) lies in a tensor map of dims (columns, N, T, V, planes): heads side by side in the
-// columns, or planes for every (batch entry, head).
-struct TensorPlanes {
-    int columns_of_head;
-    int planes_of_batch;
-    int planes_of_head;
-};
-
 struct HopperStream {
     TensorMap q, k, v, out;
     TensorPlanes q_planes, k_planes, v_planes, out_planes;

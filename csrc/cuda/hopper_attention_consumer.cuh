@@ -6,6 +6,7 @@
 
 #include "hopper_attention_config.hpp"
 #include "hopper_primitives.cuh"
+#include "hopper_tiles.cuh"
 
 namespace fourreal::cuda {
 
@@ -31,48 +32,13 @@ struct Consumer {
     }
 
     FOURREAL_DEVICE void issue_scores(std::uint32_t queries, std::uint32_t keys) {
-        const std::uint64_t a = columns_descriptor(queries), b = columns_descriptor(keys);
-        wgmma_fence();
-#pragma unroll
-        for (int step = 0; step < Config::kHeadDim / kWgmmaDepth; ++step) {
-            const int panel = step / kDepthsOfPanel, offset = step % kDepthsOfPanel * kColumnsStepBytes;
-            Wgmma<typename Config::Element, Config::kKeyRows>::shared(
-                scores, a + descriptor_step(panel * Config::kQueryPanelBytes + offset),
-                b + descriptor_step(panel * Config::kKeyPanelBytes + offset), step > 0);
-        }
-        wgmma_commit();
+        issue_row_products<typename Config::Element, Config::kHeadDim, Config::kKeyRows, Config::kQueryPanelBytes>(
+            scores, queries, keys);
     }
 
     FOURREAL_DEVICE void issue_outputs(std::uint32_t values) {
-        const std::uint64_t b = rows_descriptor(values, Config::kKeyPanelBytes);
-        pin_registers(outputs);
-        pin_registers(probabilities);
-        wgmma_fence();
-#pragma unroll
-        for (int step = 0; step < Config::kKeyRows / kWgmmaDepth; ++step)
-            Wgmma<typename Config::Element, Config::kHeadDim>::registers(
-                outputs, probabilities + 4 * step, b + descriptor_step(step * kRowsStepBytes), 1);
-        wgmma_commit();
-    }
-
-    // Rows of the key tile that are no tokens: at the end of a frame, or beyond the last frame. `column`: the thread's
-    // first.
-    FOURREAL_DEVICE void mask(const FrameMap& frames, int first_key, int column) {
-        const int frame_rows = frames.rows_of_frame();
-        int frame = first_key / frame_rows;
-        int token = first_key - frame * frame_rows;
-#pragma unroll
-        for (int unit = 0; unit < Config::kKeyRows / kBoxUnit; ++unit) {
-            const int valid = frame < frames.key_frames() ? frames.shape.tokens - token : 0;
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-                if (column + i >= valid) scores[4 * unit + i] = scores[4 * unit + 2 + i] = kLowest;
-            token += kBoxUnit;
-            if (token == frame_rows) {
-                token = 0;
-                ++frame;
-            }
-        }
+        issue_weighted_sums<typename Config::Element, Config::kHeadDim, Config::kKeyRows>(outputs, probabilities,
+                                                                                         values);
     }
 
     // Turns the scores into probabilities relative to the new maxima. The first unit of the first tile is never masked
@@ -103,12 +69,6 @@ struct Consumer {
         }
     }
 
-    FOURREAL_DEVICE void pack_probabilities() {
-#pragma unroll
-        for (int i = 0; i < kScores / 2; ++i)
-            probabilities[i] = pack_pair<typename Config::Element>(scores[2 * i], scores[2 * i + 1]);
-    }
-
     FOURREAL_DEVICE void shrink_outputs() {
 #pragma unroll
         for (int i = 0; i < kOutputs; ++i) outputs[i] *= shrink[i / 2 % 2];
@@ -119,21 +79,6 @@ struct Consumer {
         for (int row = 0; row < 2; ++row) {
             sums[row] += shuffle_xor(sums[row], 1);
             sums[row] += shuffle_xor(sums[row], 2);
-        }
-    }
-
-    // Writes the normalised outputs over the warpgroup's rows of q; `row` is the thread's first row of the query tile.
-    FOURREAL_DEVICE void stage_outputs(std::uint32_t queries, int row, int lane) {
-        const float factors[2] = {1.0f / sums[0], 1.0f / sums[1]};
-#pragma unroll
-        for (int unit = 0; unit < kOutputs / 4; ++unit) {
-            const int panel = unit / 8, column = unit % 8 * 8 + lane % 4 * 2;
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const float* pair = outputs + 4 * unit + 2 * half;
-                store_shared(queries + panel * Config::kQueryPanelBytes + panel_offset(row + 8 * half, column),
-                             pack_pair<typename Config::Element>(pair[0] * factors[half], pair[1] * factors[half]));
-            }
         }
     }
 };

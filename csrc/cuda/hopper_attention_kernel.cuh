@@ -12,25 +12,11 @@
 #include "hopper_attention_config.hpp"
 #include "hopper_attention_consumer.cuh"
 #include "hopper_primitives.cuh"
+#include "hopper_tiles.cuh"
 
 namespace fourreal::cuda {
 
-// A stage of a ring of barriers and the parity of its current phase.
-template <int kStages>
-struct RingPosition {
-    int stage = 0;
-    int parity = 0;
-
-    FOURREAL_DEVICE void advance() {
-        if (++stage == kStages) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
-// Named barriers: one that a consumer warpgroup shares with nobody, and one at which it waits for its turn.
-FOURREAL_DEVICE int own_barrier(int warpgroup) { return 1 + warpgroup; }
+// The named barrier at which a consumer warpgroup waits for its turn.
 template <typename Config>
 FOURREAL_DEVICE int turn_barrier(int warpgroup) {
     return 1 + Config::kConsumers + warpgroup;
@@ -58,26 +44,6 @@ FOURREAL_DEVICE void initialise_barriers(std::uint32_t shared) {
         barrier_init(shared + Config::kValueEmpty + 8 * stage, Config::kConsumers * 4);
     }
     fence_barrier_init();
-}
-
-// One warp: waits until the tile's memory is free and copies the tile, a box per lane. `row` is the lane's first row.
-template <int kPanels, int kPanelBytes>
-FOURREAL_DEVICE void load_tile(std::uint32_t target, const TensorMap* map, const TensorPlanes& planes,
-                               const FrameTile& tile, const FrameRow& row, int lane, int box_rows, std::uint32_t full,
-                               std::uint32_t empty, int empty_parity) {
-    barrier_wait(empty, empty_parity);
-    if (lane == 0) barrier_arrive_expecting(full, kPanels * kPanelBytes);
-    warp_sync();
-    if (lane * box_rows < kPanelBytes / kPanelRowBytes) {
-        const int column = tile.head * planes.columns_of_head;
-        const int plane = tile.batch * planes.planes_of_batch + tile.head * planes.planes_of_head;
-        target += static_cast<std::uint32_t>(lane * box_rows * kPanelRowBytes);
-#pragma unroll
-        for (int panel = 0; panel < kPanels; ++panel)
-            tensor_load(target + panel * kPanelBytes, map, full, column + panel * kPanelColumns, row.token, row.time,
-                        row.view, plane);
-    }
-    warp_sync();
 }
 
 template <typename Config>
@@ -112,28 +78,6 @@ FOURREAL_DEVICE void produce(const HopperParameters& parameters, std::uint32_t s
     }
 }
 
-// One warp stores the boxes of its warpgroup's 64 rows, one per lane.
-template <typename Config>
-FOURREAL_DEVICE void store_boxes(const HopperStream& stream, const FrameMap& frames, const FrameTile& tile,
-                                 std::uint32_t queries, int warpgroup, int lane, int box_rows) {
-    const int first = lane * box_rows;
-    if (first < kWgmmaRows) {
-        const int row_of_tile = warpgroup * kWgmmaRows + first;
-        const FrameRow row = frames.query_row(tile.group, tile.first_row + row_of_tile);
-        if (row.token < frames.shape.tokens) {
-            const TensorPlanes& planes = stream.out_planes;
-            const int column = tile.head * planes.columns_of_head;
-            const int plane = tile.batch * planes.planes_of_batch + tile.head * planes.planes_of_head;
-#pragma unroll
-            for (int panel = 0; panel < Config::kPanels; ++panel)
-                tensor_store(&stream.out, queries + panel * Config::kQueryPanelBytes + row_of_tile * kPanelRowBytes,
-                             column + panel * kPanelColumns, row.token, row.time, row.view, plane);
-        }
-        wait_stores_read();
-    }
-    warp_sync();
-}
-
 // `row_of_tile`: the thread's first row; the lanes of a row hold the same numbers, so one of four writes.
 template <typename Config>
 FOURREAL_DEVICE void store_lse(const Consumer<Config>& consumer, const HopperStream& stream, const FrameMap& frames,
@@ -164,7 +108,7 @@ FOURREAL_DEVICE void attend(Consumer<Config>& consumer, const HopperParameters& 
     const int key_rows = frames.key_rows();
     const auto finish_scores = [&](int first) {
         if (frames.rows_of_frame() != frames.shape.tokens || first + Config::kKeyRows > key_rows)
-            consumer.mask(frames, first, thread_index() % 4 * 2);
+            mask_scores(consumer.scores, frames, first, thread_index() % 4 * 2);
         consumer.softmax(parameters.scale_log2);
     };
 
@@ -175,7 +119,7 @@ FOURREAL_DEVICE void attend(Consumer<Config>& consumer, const HopperParameters& 
     wgmma_wait<0>(consumer.scores);
     release(Config::kKeyEmpty, ring.stage);
     finish_scores(0);
-    consumer.pack_probabilities();
+    pack_pairs<typename Config::Element>(consumer.probabilities, consumer.scores);
 
     for (int first = Config::kKeyRows; first < key_rows; first += Config::kKeyRows) {
         const RingPosition<Config::kStages> last = ring;
@@ -192,7 +136,7 @@ FOURREAL_DEVICE void attend(Consumer<Config>& consumer, const HopperParameters& 
         wgmma_wait<0>(consumer.outputs);
         release(Config::kValueEmpty, last.stage);
         consumer.shrink_outputs();
-        consumer.pack_probabilities();
+        pack_pairs<typename Config::Element>(consumer.probabilities, consumer.scores);
     }
 
     barrier_wait(shared + Config::kValueFull + 8 * ring.stage, ring.parity);
@@ -213,11 +157,14 @@ FOURREAL_DEVICE void finish_tile(Consumer<Config>& consumer, const HopperParamet
     const HopperStream& stream = parameters.streams[tile.stream];
     // The other warps' products may still read q until they come to the barrier.
     named_sync(own_barrier(warpgroup), 128);
-    consumer.stage_outputs(shared, row_of_tile, lane);
+    const float factors[2] = {1.0f / consumer.sums[0], 1.0f / consumer.sums[1]};
+    stage_rows<typename Config::Element, Consumer<Config>::kOutputs, Config::kQueryPanelBytes>(
+        consumer.outputs, factors, shared, row_of_tile, lane);
     fence_shared_writes();
     named_sync(own_barrier(warpgroup), 128);
     if (warp == 0) {
-        store_boxes<Config>(stream, frames, tile, shared, warpgroup, lane, parameters.query_box);
+        store_boxes<Config::kPanels, Config::kQueryPanelBytes>(&stream.out, stream.out_planes, frames, tile, shared,
+                                                               warpgroup, lane, parameters.query_box);
         if (lane == 0) barrier_arrive(shared + Config::kQueryEmpty);
     }
     if (lane % 4 == 0) store_lse(consumer, stream, frames, tile, row_of_tile, parameters.scale_log2);

@@ -1,4 +1,4 @@
-// Launches a persistent kernel: as many blocks as the device runs at once, one on a multiprocessor.
+// Launches a persistent kernel: as many blocks as the device runs at once, one on a multiprocessor unless told.
 #pragma once
 
 #if !defined(FOURREAL_HOPPER_EMULATION)
@@ -12,7 +12,7 @@
 namespace fourreal::cuda {
 
 // Returns a CUDA error number. A device without the kernel's instructions gives cudaErrorNotSupported.
-template <typename Kernel, typename Parameters>
+template <int kBlocksOfMultiprocessor = 1, typename Kernel, typename Parameters>
 int launch_persistent(Kernel kernel, int most_blocks, int threads, int shared_bytes, void* stream,
                       const Parameters& parameters) {
     int device = 0, major = 0, multiprocessors = 0;
@@ -26,7 +26,7 @@ int launch_persistent(Kernel kernel, int most_blocks, int threads, int shared_by
         static_cast<void>(cudaGetLastError());  // a later launch must not report this error as its own
         return static_cast<int>(error);
     }
-    const int blocks = std::min(most_blocks, multiprocessors);
+    const int blocks = std::min(most_blocks, kBlocksOfMultiprocessor * multiprocessors);
     kernel<<<blocks, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(parameters);
     return static_cast<int>(cudaGetLastError());
 }

@@ -1,4 +1,4 @@
-// The instructions of Hopper (sm_90a) that the attention kernel and its micro-tests use, one function each.
+// The instructions of Hopper (sm_90a) that the attention kernels and their micro-tests use, one function each.
 //
 // Addresses of shared memory are 32-bit numbers. Tests define FOURREAL_HOPPER_EMULATION as a header that has the same
 // functions for the host.
@@ -46,6 +46,11 @@ FOURREAL_DEVICE std::uint32_t load_shared(std::uint32_t address) {
     std::uint32_t value;
     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
     return value;
+}
+
+// Two neighbouring floats, aligned to 8 bytes.
+FOURREAL_DEVICE void load_shared_pair(float (&pair)[2], std::uint32_t address) {
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(pair[0]), "=f"(pair[1]) : "r"(address) : "memory");
 }
 
 // ---- Barriers ----
@@ -119,6 +124,20 @@ FOURREAL_DEVICE void tensor_store(const TensorMap* map, std::uint32_t source, in
         : "memory");
 }
 
+// `bytes` in a row, all a multiple of 16.
+FOURREAL_DEVICE void bulk_load(std::uint32_t target, const void* source, int bytes, std::uint32_t barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+        "l"(__cvta_generic_to_global(source)), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+// 16 bytes of global memory, aligned to 16.
+FOURREAL_DEVICE void load_words(std::uint32_t (&words)[4], const void* source) {
+    const uint4 loaded = *static_cast<const uint4*>(source);
+    words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
+}
+
 // Makes this thread's writes to shared memory visible to wgmma and to stores of boxes.
 FOURREAL_DEVICE void fence_shared_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -170,6 +189,21 @@ FOURREAL_DEVICE std::uint32_t pack_pair<Float16>(float low, float high) {
     std::uint32_t pair;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
+}
+
+// The two numbers of a pair.
+template <typename T>
+FOURREAL_DEVICE void unpack_pair(float (&values)[2], std::uint32_t pair);
+template <>
+FOURREAL_DEVICE void unpack_pair<BFloat16>(float (&values)[2], std::uint32_t pair) {
+    values[0] = __uint_as_float(pair << 16);
+    values[1] = __uint_as_float(pair & 0xffff0000u);
+}
+template <>
+FOURREAL_DEVICE void unpack_pair<Float16>(float (&values)[2], std::uint32_t pair) {
+    asm("{\n.reg .f16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}\n"
+        : "=f"(values[0]), "=f"(values[1])
+        : "r"(pair));
 }
 
 }  // namespace fourreal::cuda

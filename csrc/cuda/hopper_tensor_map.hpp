@@ -14,6 +14,14 @@ struct alignas(128) TensorMap {
     std::uint64_t words[16];
 };
 
+// Where a (batch entry, head) lies in a tensor map of dims (columns, N, T, V, planes): heads side by side in the
+// columns, or planes for every (batch entry, head).
+struct TensorPlanes {
+    int columns_of_head;
+    int planes_of_batch;
+    int planes_of_head;
+};
+
 // Dim 0 is the innermost, its stride is 1 element; `strides` are those of dims 1 to 4, in elements.
 struct TensorMapLayout {
     std::uint64_t sizes[kMapDims];

@@ -44,6 +44,8 @@ struct Wgmma;
 #define FOURREAL_NAMES_32 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define FOURREAL_NAMES_48 FOURREAL_NAMES_32 ", " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define FOURREAL_NAMES_64 FOURREAL_NAMES_32 ", " \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
@@ -56,6 +58,7 @@ struct Wgmma;
 #define FOURREAL_BOUND_32(i) \
     FOURREAL_BOUND_8(i), FOURREAL_BOUND_8(i + 8), FOURREAL_BOUND_8(i + 16), FOURREAL_BOUND_8(i + 24)
 #define FOURREAL_REGISTERS_32 FOURREAL_BOUND_32(0)
+#define FOURREAL_REGISTERS_48 FOURREAL_REGISTERS_32, FOURREAL_BOUND_8(32), FOURREAL_BOUND_8(40)
 #define FOURREAL_REGISTERS_64 FOURREAL_REGISTERS_32, FOURREAL_BOUND_32(32)
 #define FOURREAL_REGISTERS_96 FOURREAL_REGISTERS_64, FOURREAL_BOUND_32(64)
 
@@ -83,20 +86,24 @@ struct Wgmma;
     };
 
 FOURREAL_WGMMA(BFloat16, "bf16", 64, 32, "%32", "%33", "%34", "%35", "%36", "%37")
+FOURREAL_WGMMA(BFloat16, "bf16", 96, 48, "%48", "%49", "%50", "%51", "%52", "%53")
 FOURREAL_WGMMA(BFloat16, "bf16", 128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
 FOURREAL_WGMMA(BFloat16, "bf16", 192, 96, "%96", "%97", "%98", "%99", "%100", "%101")
 FOURREAL_WGMMA(Float16, "f16", 64, 32, "%32", "%33", "%34", "%35", "%36", "%37")
+FOURREAL_WGMMA(Float16, "f16", 96, 48, "%48", "%49", "%50", "%51", "%52", "%53")
 FOURREAL_WGMMA(Float16, "f16", 128, 64, "%64", "%65", "%66", "%67", "%68", "%69")
 FOURREAL_WGMMA(Float16, "f16", 192, 96, "%96", "%97", "%98", "%99", "%100", "%101")
 
 #undef FOURREAL_WGMMA
 #undef FOURREAL_MMA
 #undef FOURREAL_NAMES_32
+#undef FOURREAL_NAMES_48
 #undef FOURREAL_NAMES_64
 #undef FOURREAL_NAMES_96
 #undef FOURREAL_BOUND_8
 #undef FOURREAL_BOUND_32
 #undef FOURREAL_REGISTERS_32
+#undef FOURREAL_REGISTERS_48
 #undef FOURREAL_REGISTERS_64
 #undef FOURREAL_REGISTERS_96
 

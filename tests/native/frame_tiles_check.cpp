@@ -136,7 +136,7 @@ int main() {
     for (const auto& grid : grids)
         for (int tokens : {1, 7, 8, 40, 63, 64, 65, 100, 240, 390, 576, 1560})
             for (int query_tile : {128, 192})
-                for (int key_tile : {128, 176, 192}) {
+                for (int key_tile : {64, 96, 128, 192}) {
                     if (tokens > 200 && grid[0] * grid[1] > 12) continue;  // it would take seconds
                     const bool small = tokens <= 64;
                     const FrameShape shape{small ? 2 : 1, grid[0], grid[1], tokens, small ? 3 : 1};

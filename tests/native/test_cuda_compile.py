@@ -16,7 +16,7 @@ from fourreal_kernels.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 # The Hopper attention takes long to compile; test_hopper_compile.py does it once.
-SOURCES = sorted(set((ROOT / "csrc/cuda").glob("*.cu")) - {ROOT / "csrc/cuda/hopper_attention.cu"})
+SOURCES = sorted(set((ROOT / "csrc/cuda").glob("*.cu")) - set((ROOT / "csrc/cuda").glob("hopper_attention*.cu")))
 # Compiling takes long: `make test` looks at spills on Hopper, `make test-all` on sm_80 as well.
 ARCHS = ("sm_90a", pytest.param("sm_80", marks=pytest.mark.slow))
 # Their kernels need instructions of Hopper: compiled for an older chip they are empty or absent.

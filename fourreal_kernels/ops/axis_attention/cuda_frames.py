@@ -1,13 +1,11 @@
-"""Attention over whole frames by the Hopper kernel (compute capability 9.0): forward only, tensors in place.
+"""Attention over whole frames by the Hopper kernels (compute capability 9.0), tensors in place.
 
-The kernel copies boxes of the tensors by tensor maps, which take any order of the axes but not every stride. A call
-with others is refused when it is made, as strides are no part of an :class:`AttentionCall`. The kernel has run in an
-emulation of its instructions, not on a GPU.
+The kernels copy boxes of the tensors by tensor maps, which take any order of the axes but not every stride. A call
+with others is refused when it is made, as strides are no part of an :class:`AttentionCall`. The kernels have run in an
+emulation of their instructions, not on a GPU.
 """
 
 from __future__ import annotations
-
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -21,6 +19,7 @@ AXES = ("vn", "tn", "vn|tn")
 _DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _HEAD_DIMS = (64, 128)
 _CAPABILITY = (9, 0)
+_ABSENT: tuple[int, tuple[int, ...]] = (0, ())
 
 
 def refusal(call: AttentionCall) -> str | None:
@@ -65,20 +64,34 @@ def forward_two_streams(
 def backward(
     grad_out: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     axes: Axes, scale: float, grads: tuple[Tensor, Tensor, Tensor],
-) -> NoReturn:
-    """There is none.
+) -> None:
+    """Write dq, dk, dv into ``grads``. A ``grad_out`` that no tensor map describes, an expanded one, is copied.
 
     Raises:
-        NotImplementedError: always.
+        NotImplementedError: as :func:`forward`.
     """
-    raise NotImplementedError(
-        f"backend: 'cuda' has no backward of axis_attention over {str(axes)!r}; call it under torch.no_grad(), or pass "
-        f"backend=None or 'triton'"
-    )
+    library = native.cuda_library()
+    call = (_DTYPES[q.dtype], q.shape, str(axes), scale)
+    grad_lse_or_none = _ABSENT if grad_lse is None else _addresses(grad_lse)[0]
+
+    def tensors(grad: Tensor) -> list[tuple[int, tuple[int, ...]]]:
+        return [*_addresses(grad), grad_lse_or_none, *_addresses(q, k, v, out, lse, *grads)]
+
+    if library.frame_attention_backward_refusal(*call, tensors(grad_out)):
+        grad_out = grad_out.clone(memory_format=torch.contiguous_format)
+    arguments = tensors(grad_out)
+    _require(library.frame_attention_backward_refusal(*call, arguments), str(axes))
+    with on_device(q):
+        scratch = torch.empty(library.frame_attention_backward_floats(q.shape), dtype=torch.float32, device=q.device)
+        library.frame_attention_backward(*call, arguments, scratch.data_ptr(), stream_of(q))
 
 
 def _require_taken(q: Tensor, axes: str, scale: float, tensors: list[tuple[int, tuple[int, ...]]]) -> None:
-    reason = native.cuda_library().frame_attention_refusal(_DTYPES[q.dtype], q.shape, axes, scale, tensors)
+    _require(native.cuda_library().frame_attention_refusal(_DTYPES[q.dtype], q.shape, axes, scale, tensors), axes)
+
+
+def _require(reason: str, axes: str) -> None:
+    """``reason``: why the kernels do not take a call, empty if they do."""
     if reason:
         raise NotImplementedError(
             f"backend: 'cuda' cannot run this axis_attention call over {axes!r}: {reason}. Pass backend=None."

@@ -92,6 +92,50 @@ inline Outcome load_box() {
     return outcome;
 }
 
+struct RowTest {
+    const float* source;
+    std::uint32_t* words;
+};
+
+constexpr int kFloats = 3 * 8, kFirstFloat = 4;  // three boxes of 8 rows, as the statistics of queries are copied
+
+// A copy of floats in a row by several lanes, all at one barrier, read in pairs.
+__global__ void __launch_bounds__(128, 1) bulk_load_kernel(const __grid_constant__ RowTest test) {
+#if defined(FOURREAL_HOPPER_BODY)
+    const std::uint32_t row = shared_base(), barrier = row + kFloats * 4;
+    if (thread_index() == 0) {
+        barrier_init(barrier, 1);
+        fence_barrier_init();
+    }
+    block_sync();
+    if (thread_index() == 0) barrier_arrive_expecting(barrier, kFloats * 4);
+    if (thread_index() < 32) warp_sync();
+    if (thread_index() < kFloats / 8)
+        bulk_load(row + thread_index() * 32, test.source + kFirstFloat + thread_index() * 8, 32, barrier);
+    barrier_wait(barrier, 0);
+    if (thread_index() < kFloats / 2) {
+        float pair[2];
+        load_shared_pair(pair, row + thread_index() * 8);
+        for (int i = 0; i < 2; ++i)
+            test.words[2 * thread_index() + i] = static_cast<std::uint32_t>(static_cast<int>(pair[i]));
+    }
+#endif
+}
+
+inline Outcome load_row() {
+    std::vector<float> values(kFirstFloat + kFloats + 8);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i * i + 3);
+    const Buffer<float> source(values);
+    const Buffer<std::uint32_t> seen(std::vector<std::uint32_t>(kFloats, 0xdeadbeef));
+    require(launch_persistent(bulk_load_kernel, 1, 128, kSharedBytes, nullptr, RowTest{source.data(), seen.data()}),
+            "launch");
+    std::vector<std::uint32_t> expected;
+    for (int i = 0; i < kFloats; ++i) expected.push_back(static_cast<std::uint32_t>(values[kFirstFloat + i]));
+    Outcome outcome;
+    outcome.compare(seen.values(), expected);
+    return outcome;
+}
+
 inline Outcome store_box() {
     std::vector<std::uint16_t> tensor = tensor_values();
     std::vector<std::uint32_t> words(kBoxRows * 32);

@@ -17,10 +17,12 @@ struct Test {
 };
 
 const Test kTests[] = {{"tma_box", load_box},
+                       {"bulk_row", load_row},
                        {"mbarrier_ring", [] { return ring_of(64); }},
                        {"mbarrier_ring_lanes", [] { return ring_of(8); }},
                        {"wgmma_ss_bf16", product_of_shared<BFloat16>},
                        {"wgmma_ss_fp16", product_of_shared<Float16>},
+                       {"wgmma_ss_96_columns", [] { return product_with<BFloat16, 96, 64, false>(0, 0); }},
                        {"wgmma_rs_bf16", product_of_registers<BFloat16>},
                        {"wgmma_rs_fp16", product_of_registers<Float16>},
                        {"wgmma_mn_major_bf16", product_with_mn_major<BFloat16>},

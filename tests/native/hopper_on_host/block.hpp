@@ -183,7 +183,7 @@ inline void run_block(int index, int count, int threads, int shared_bytes, Order
     b.shared.assign(kSharedWindow + static_cast<std::size_t>(shared_bytes), 0xff);  // 16-bit elements: NaN
     b.shared_async = b.shared;
     for (Fiber& fiber : b.fibers) {
-        fiber.stack = std::make_unique<char[]>(kStackBytes);
+        fiber.stack.reset(new char[kStackBytes]);  // not cleared: most of it is never touched
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = kStackBytes;

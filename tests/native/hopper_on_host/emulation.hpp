@@ -51,6 +51,11 @@ inline std::uint32_t load_shared(std::uint32_t address) {
     return value;
 }
 
+inline void load_shared_pair(float (&pair)[2], std::uint32_t address) {
+    host::require(address % 8 == 0, "a pair that is not aligned to 8 bytes");
+    std::memcpy(pair, host::bytes_at(host::block->shared, address, 8), 8);
+}
+
 // Returns whether the barrier is complete.
 inline bool named_arrive(int barrier, int threads) {
     auto& named = host::block->named[barrier];
@@ -103,6 +108,17 @@ inline void tensor_load(std::uint32_t target, const TensorMap* map, std::uint32_
     host::asynchronously([=] { host::load_box(decoded, target, barrier, {c0, c1, c2, c3, c4}); });
 }
 
+inline void bulk_load(std::uint32_t target, const void* source, int bytes, std::uint32_t barrier) {
+    const bool aligned = (target | reinterpret_cast<std::uintptr_t>(source) | static_cast<unsigned>(bytes)) % 16 == 0;
+    host::require(aligned && bytes > 0, "a bulk copy of addresses or bytes that are no multiples of 16");
+    host::asynchronously([=] { host::load_bytes(target, source, bytes, barrier); });
+}
+
+inline void load_words(std::uint32_t (&words)[4], const void* source) {
+    host::require(reinterpret_cast<std::uintptr_t>(source) % 16 == 0, "a load that is not aligned to 16 bytes");
+    std::memcpy(words, source, 16);
+}
+
 // Stores of boxes are made when the thread waits for them, by then all of them.
 inline std::vector<std::pair<int, std::function<void()>>> stores;
 
@@ -151,6 +167,12 @@ inline float log2_precise(float x) { return std::log2(x); }
 template <typename T>
 std::uint32_t pack_pair(float low, float high) {
     return static_cast<std::uint32_t>(store<T>(high)) << 16 | static_cast<std::uint32_t>(store<T>(low));
+}
+
+template <typename T>
+void unpack_pair(float (&values)[2], std::uint32_t pair) {
+    values[0] = load(static_cast<T>(pair & 0xffffu));
+    values[1] = load(static_cast<T>(pair >> 16));
 }
 
 template <typename Register, int kCount>
@@ -212,10 +234,11 @@ inline int encode_tensor_map(TensorMap* map, DType, const void* data, const Tens
     return 0;
 }
 
-template <typename Kernel, typename Parameters>
+template <int kBlocksOfMultiprocessor = 1, typename Kernel, typename Parameters>
 int launch_persistent(Kernel kernel, int most_blocks, int threads, int shared_bytes, void*,
                       const Parameters& parameters) {
-    const int blocks = most_blocks < host::multiprocessors ? most_blocks : host::multiprocessors;
+    const int at_once = kBlocksOfMultiprocessor * host::multiprocessors;
+    const int blocks = most_blocks < at_once ? most_blocks : at_once;
     for (int index = 0; index < blocks; ++index) {
         host::products.assign(static_cast<std::size_t>(threads), {});
         host::issued.clear();

@@ -93,6 +93,13 @@ inline void load_box(const HostTensorMap& map, std::uint32_t target, std::uint32
     complete_bytes(barrier, map.box_columns * map.box_rows * 2);
 }
 
+inline void load_bytes(std::uint32_t target, const void* source, int bytes, std::uint32_t barrier) {
+    const auto count = static_cast<std::size_t>(bytes);
+    std::memcpy(bytes_at(block->shared, target, count), source, count);
+    std::memcpy(bytes_at(block->shared_async, target, count), source, count);
+    complete_bytes(barrier, bytes);
+}
+
 inline void store_box(const HostTensorMap& map, std::uint32_t source, const int (&corner)[5]) {
     walk_box(map, source, corner, [](std::uint32_t address, unsigned char* element) {
         if (element) std::memcpy(element, bytes_at(block->shared_async, address, 2), 2);

@@ -83,14 +83,16 @@ inline void multiply_warp(const std::vector<Product>& lanes, int warp) {
             const std::uint32_t pair = owner.a_registers[k / 8 * 2 + row / 8];
             a[row][k] = first.to_float(static_cast<std::uint16_t>(k % 2 ? pair >> 16 : pair));
         }
-    for (int lane = 0; lane < kWarp; ++lane)
-        for (int i = 0; i < first.columns / 2; ++i) {
-            const int row = lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-            float sum = 0.0f;
-            for (int k = 0; k < 16; ++k) sum += a[row][k] * b[k][column];
-            float& d = lanes[static_cast<std::size_t>(lane)].d[i];
-            d = lanes[static_cast<std::size_t>(lane)].accumulate ? d + sum : sum;
+    for (int row = 0; row < 16; ++row) {
+        float sums[256] = {};
+        for (int k = 0; k < 16; ++k)
+            for (int column = 0; column < first.columns; ++column) sums[column] += a[row][k] * b[k][column];
+        for (int column = 0; column < first.columns; ++column) {
+            const Product& owner = lanes[static_cast<std::size_t>(row % 8 * 4 + column % 8 / 2)];
+            float& d = owner.d[column / 8 * 4 + row / 8 * 2 + column % 2];
+            d = owner.accumulate ? d + sums[column] : sums[column];
         }
+    }
 }
 
 // Completes groups of a warp until `left` are pending.

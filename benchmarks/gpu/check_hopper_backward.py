@@ -1,0 +1,96 @@
+"""The backward of the Hopper attention on the GPU: small shapes first, so that a fault shows in its simplest form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+import fourreal_kernels as fk
+
+from .block import Job, Result, Settings
+from .helpers import attention_cases, op_layouts, op_numerics
+
+_AXES = ("tn", "vn", "vn|tn")
+# One listed tile, a second stage, the ring's second turn, tails of frames, batches and heads, many tiles per block.
+_SHAPES = ((1, 1, 1, 64), (1, 1, 2, 64), (1, 1, 5, 64), (1, 3, 2, 100), (2, 3, 4, 65), (1, 2, 3, 1), (1, 4, 5, 240),
+           (1, 2, 2, 576))
+_REHEARSED = ((1, 2, 2, 8),)
+_LARGE = (1, 8, 8, 576)
+_HEADS = 2
+_REPEATS = 20
+
+
+def jobs(settings: Settings) -> Iterator[Job]:
+    """bfloat16 and float16, D = 64 and 128, every axis, with the gradient of lse; layouts; large; bitwise repeats."""
+    backend = "cuda" if settings.on_gpu else settings.backends[0]
+    for shape in _REHEARSED if settings.small else _SHAPES:
+        for head_dim in (64, 128):
+            for axes in _AXES:
+                for dtype in (torch.bfloat16, torch.float16)[: 2 if shape[3] <= 100 else 1]:
+                    full = (*shape, _HEADS, head_dim)
+                    name = f"{axes} {'x'.join(map(str, full))} {op_numerics.dtype_name(dtype)}"
+                    yield name, lambda a=axes, s=full, d=dtype: _check(backend, a, s, d, "contiguous")
+    for layout in ("packed", "time_first", "heads_first", "stepped"):
+        shape = (2, 3, 2, 8 if settings.small else 40, _HEADS, 64)
+        yield f"layout {layout}", lambda x=layout, s=shape: _check(backend, "vn|tn", s, torch.bfloat16, x)
+    if settings.small:
+        return
+    for head_dim in (64, 128):
+        for axes in _AXES:
+            shape = (*_LARGE, 1, head_dim)
+            yield f"large: {axes} D {head_dim}", lambda a=axes, s=shape: _large(backend, a, s)
+            yield f"repeats: {axes} D {head_dim}", lambda a=axes, s=shape: _repeats(backend, a, s)
+
+
+def _check(backend: str, axes: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> Result:
+    values = attention_cases.random_qkv(*shape, dtype=dtype)
+    grads = torch.randn(shape).to(dtype), torch.randn(shape[:5])
+    inputs = [op_layouts.LAYOUTS[layout](x) for x in values]
+    ours = _gradients(lambda *x: fk.axis_attention(*x, axes, return_lse=True, backend=backend), inputs, grads)
+    exact = _gradients(lambda *x: attention_cases.dense_attention(*x, axes), [x.double() for x in values], grads)
+    plain = _gradients(lambda *x: attention_cases.dense_attention(*x, axes), values, grads)
+    return _compare(ours, exact, plain)
+
+
+def _gradients(attention, inputs: list[Tensor], grads: tuple[Tensor, Tensor]) -> list[Tensor]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    results = attention(*leaves)
+    grads = [grad.to(result.dtype) for grad, result in zip(grads, results, strict=True)]
+    return list(torch.autograd.grad(results, leaves, grads))
+
+
+def _compare(ours: list[Tensor], exact: list[Tensor], plain: list[Tensor]) -> Result:
+    """The precision rule; where rows are wrong, which: a pattern names the fault."""
+    result: Result = {}
+    for name, actual, wanted, eager in zip(("dq", "dk", "dv"), ours, exact, plain, strict=True):
+        rows = ~((actual.double() - wanted).abs().amax(-1) < 0.1 * wanted.abs().amax().clamp(min=1))
+        where = rows.nonzero()[:6].tolist()
+        count = f"{int(rows.sum())} of {rows.numel()}"
+        assert not rows.any(), f"{name}: {count} rows (b, v, t, n, h) are far off, first {where}"
+        op_numerics.assert_close_as_pytorch(actual, wanted, eager)
+        result[name] = op_numerics.worst_error(actual, wanted)
+        result[f"{name}_of_pytorch"] = op_numerics.worst_error(eager, wanted)
+    return result
+
+
+def _large(backend: str, axes: str, shape: tuple[int, ...]) -> Result:
+    values = attention_cases.random_qkv(*shape, dtype=torch.bfloat16)
+    grads = torch.randn(shape).bfloat16(), torch.randn(shape[:5])
+
+    def run(inputs: list[Tensor], name: str) -> list[Tensor]:
+        return _gradients(lambda *x: fk.axis_attention(*x, axes, return_lse=True, backend=name), inputs, grads)
+
+    return _compare(run(values, backend), run([x.double() for x in values], "reference"), run(values, "reference"))
+
+
+def _repeats(backend: str, axes: str, shape: tuple[int, ...]) -> Result:
+    leaves = [x.requires_grad_() for x in attention_cases.random_qkv(*shape, dtype=torch.bfloat16)]
+    out = fk.axis_attention(*leaves, axes, backend=backend)
+    grad = torch.randn(shape).bfloat16()
+    first = torch.autograd.grad(out, leaves, grad, retain_graph=True)
+    for _ in range(_REPEATS):
+        again = torch.autograd.grad(out, leaves, grad, retain_graph=True)
+        assert all(map(op_numerics.bitwise_equal, first, again)), "gradients differ from call to call"
+    return {"repeats": _REPEATS}
