@@ -23,7 +23,10 @@ class Joint(Family):
 
     @contextmanager
     def dense_mask(self, allowed: Tensor):
-        """Joint attention with as many video tokens as ``allowed (S, S)`` has; text sees and is seen by everything."""
+        """Joint attention with as many video tokens as ``allowed (S, S)`` has; text is seen by everything.
+
+        It sees everything that some video token sees.
+        """
         attention = torch.nn.functional.scaled_dot_product_attention
 
         def masked(query, key, value, attn_mask=None, **others):
@@ -39,6 +42,7 @@ class Joint(Family):
 def _and_text(allowed: Tensor, text: int, first: bool, given: Tensor | None) -> Tensor:
     joint = torch.ones(len(allowed) + text, len(allowed) + text, dtype=torch.bool)
     video = slice(text, None) if first else slice(0, len(allowed))
+    joint[:, video] = allowed.any(0)
     joint[video, video] = allowed
     return joint if given is None else joint & given
 
@@ -72,6 +76,16 @@ class CogVideoX(Joint):
 
     def blocks(self, model: nn.Module) -> nn.ModuleList:
         return model.transformer_blocks
+
+
+class CogVideoX2B(CogVideoX):
+    """Positions are added to the tokens: sin and cos, which the model keeps for videos of 4 frames."""
+
+    def build(self, **changes) -> nn.Module:
+        return super().build(**dict(use_rotary_positional_embeddings=False, sample_frames=13) | changes)
+
+    def rotary(self, frames: int) -> None:
+        return None
 
 
 class HunyuanVideo(Joint):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fourreal_kernels.integrations.diffusers import apply_to, remove_from, sync_layers
-from joint_models import TOLERANCE, CogVideoX, HunyuanVideo, assert_close, gradients
-from tiny_models import perturb
+from fourreal_kernels.integrations.diffusers import apply_to
+from joint_models import TOLERANCE, assert_close, gradients
+from transformer_families import joint_families
 from video_models import (
     BATCH,
     CHANNELS,
@@ -20,9 +20,6 @@ from video_models import (
     relative_error,
     repeated,
 )
-
-families = pytest.mark.parametrize("family", [CogVideoX(), HunyuanVideo()], ids=["CogVideoX", "HunyuanVideo"])
-modes = pytest.mark.parametrize("mode", ["time", "sequential", "fused", "two_stream"])
 
 
 def _long_video(grid):
@@ -46,7 +43,7 @@ def _from_columns(videos):
     return videos.unflatten(0, (BATCH, TIMES)).permute(0, 3, 2, 1, 4, 5)
 
 
-@families
+@joint_families
 @pytest.mark.parametrize("fused_projections", [False, True])
 def test_time_is_the_untouched_model_forward_and_gradients(family, fused_projections):
     model, given = family.model(), conditions()
@@ -63,7 +60,7 @@ def test_time_is_the_untouched_model_forward_and_gradients(family, fused_project
     assert_close(gradients(model, got), expected_gradients)
 
 
-@families
+@joint_families
 def test_time_on_a_grid_is_each_view_alone(family):
     model, given, grid = family.model(), conditions(), grid_latents()
     expected = family.video(model, _rows(grid), *repeated(given, VIEWS)).unflatten(0, (BATCH, VIEWS))
@@ -74,16 +71,19 @@ def test_time_on_a_grid_is_each_view_alone(family):
     assert_close(gradients(model, got), expected_gradients)
 
 
-@families
-def test_fused_is_a_dense_mask_on_the_flattened_grid(family):
-    """Text sees and is seen by everything."""
+@joint_families
+@pytest.mark.parametrize("max_times", [None, TIMES + 2])
+def test_fused_is_a_dense_mask_on_the_flattened_grid(family, max_times):
+    """Text sees and is seen by everything, but for frames between the views, which no key comes from."""
     model, given, grid = family.model(), conditions(), grid_latents()
-    with family.dense_mask(_same_view_or_time(family.tokens_per_frame())):
-        expected = _as_grid(family.video(model, _long_video(grid), *given))
+    spacing = max_times or TIMES
+    spaced = torch.cat([grid, 9 * torch.randn(BATCH, VIEWS, CHANNELS, spacing - TIMES, HEIGHT, WIDTH)], dim=3)
+    with family.dense_mask(_same_view_or_time(spacing, family.tokens_per_frame())):
+        expected = _as_grid(family.video(model, _long_video(spaced), *given))[:, :, :, :TIMES]
     dense = _as_grid(family.video(model, _long_video(grid), *given))
     assert relative_error(dense, expected) > 1e-3, "the mask makes no difference"
     expected_gradients = gradients(model, expected)
-    apply_to(model, "fused")
+    apply_to(model, "fused", max_times=max_times)
     got = family.grid(model, grid, *given)
     assert relative_error(got, expected) <= TOLERANCE
     with torch.no_grad():
@@ -91,14 +91,14 @@ def test_fused_is_a_dense_mask_on_the_flattened_grid(family):
     assert_close(gradients(model, got), expected_gradients)
 
 
-def _same_view_or_time(tokens):
-    """bool ``(S, S)`` of query and key."""
-    frame = torch.arange(VIEWS * TIMES).repeat_interleave(tokens)
-    view, time = frame // TIMES, frame % TIMES
-    return (view[:, None] == view) | (time[:, None] == time)
+def _same_view_or_time(spacing, tokens):
+    """bool ``(S, S)`` of query and key; only keys of the first T of ``spacing`` timesteps."""
+    frame = torch.arange(VIEWS * spacing).repeat_interleave(tokens)
+    view, time = frame // spacing, frame % spacing
+    return ((view[:, None] == view) | (time[:, None] == time)) & (time < TIMES)
 
 
-@families
+@joint_families
 @pytest.mark.parametrize("output", ["view", "time", "mean"])
 def test_untrained_soft_streams_are_the_model_on_each_line_of_the_grid(family, output):
     model, given, grid = family.model(), conditions(), grid_latents()
@@ -119,49 +119,22 @@ def test_untrained_soft_streams_are_the_model_on_each_line_of_the_grid(family, o
     assert relative_error(tokens[2], ((time_tokens + view_tokens) / 2).flatten(1, 3)) <= TOLERANCE
 
 
-@families
-def test_only_sync_layers_train_and_every_one_gets_a_gradient(family):
-    model, given, grid = family.model(), conditions(), grid_latents()
-    apply_to(model, "two_stream")
-    perturb(sync_layers(model).parameters())
-    out = family.grid(model, grid, *given)
-    for name, gradient in gradients(model, out).items():
-        assert (gradient is not None) == name.startswith("grid_sync."), name
-        assert gradient is None or gradient.abs().max() > 0, name
-    with torch.no_grad():
-        assert relative_error(family.grid(model, grid, *given), out) <= TOLERANCE
-
-
-@families
-@modes
-def test_remove_restores_the_model_and_its_weights_keep_their_names(family, mode):
-    model, given = family.model(), conditions()
-    video, weights = torch.randn(BATCH, CHANNELS, TIMES, HEIGHT, WIDTH), list(model.state_dict())
-    processors = dict(model.attn_processors)
-    with torch.no_grad():
-        expected = family.video(model, video, *given)
-        apply_to(model, mode)
-        assert list(model.state_dict()) == weights
-        assert family.grid(model, grid_latents(), *given).shape == grid_latents().shape
-        remove_from(model)
-        assert torch.equal(family.video(model, video, *given), expected)
-    assert list(model.state_dict()) == weights and model.attn_processors == processors
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert not any("forward" in vars(module) or module._forward_pre_hooks for module in model.modules())
-
-
-@families
+@joint_families
 def test_sequential_is_every_block_on_views_then_on_timesteps(family):
-    """Each line keeps its copy of the text; blocks of an untouched model get the arguments of the videos of a line."""
+    """Each line keeps its copy of the text; blocks of an untouched model get the arguments of the videos of a line.
+
+    Tokens start as in one long video, which matters where positions are added to them.
+    """
     model, given, grid = family.model(), conditions(), grid_latents()
     untouched, tokens = family.model(), []
     time = _first_block_call(family, grid, given, _rows, VIEWS)
     view = _first_block_call(family, grid, given, _columns, TIMES)
+    start = _first_block_call(family, grid, given, _long_video, 1)["video"]
     apply_to(model, "sequential")
     getattr(model, family.last_norm).register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
     with torch.no_grad():
         family.grid(model, grid, *given)
-        video = time["video"].unflatten(0, (BATCH, VIEWS)).unflatten(2, (TIMES, -1))
+        video = start.unflatten(1, (VIEWS, TIMES, -1))
         for block in family.blocks(untouched):
             lines = video.transpose(1, 2).flatten(2, 3).flatten(0, 1)
             lines, view["text"] = block(lines, view["text"], *view["others"])
