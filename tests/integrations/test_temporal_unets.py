@@ -114,8 +114,12 @@ def test_grid_modes_are_refused(family, mode):
 
 @families
 def test_views_are_refused(family):
-    with pytest.raises(ValueError, match="^views: got 3, expected None"):
-        apply_to(_model(family), views=3)
+    model, (sample, *others) = _model(family), family.inputs()
+    with pytest.raises(ValueError, match="^views: got 3, expected None.*views of a grid as samples"):
+        apply_to(model, views=3)
+    apply_to(model)
+    with pytest.raises(ValueError, match=r"^sample: got 6 dims .*views of a grid as samples, \(B \* V"):
+        model(sample[:, None], *others)
 
 
 @pytest.mark.slow

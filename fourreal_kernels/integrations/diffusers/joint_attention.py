@@ -51,8 +51,10 @@ class JointProcessor:
         q, k = norm_rope(q, k, grid)
         text = encoder_hidden_states.shape[1] // _lines(grid)
         text_out, video_out = self._attend(q, k, v, text, grid)
-        video_out, text_out = _project_out(attn, video_out.flatten(-2), text_out.flatten(-2))
-        return _from_lines(video_out, batch, grid), text_out.unflatten(0, (batch, -1)).flatten(1, 2)
+        # First back among the frames: a projection of what is not in one piece copies it once more.
+        video_out = _from_lines(video_out.flatten(-2), batch, grid)
+        text_out = text_out.flatten(-2).unflatten(0, (batch, -1)).flatten(1, 2)
+        return _project_out(attn, video_out, text_out)
 
     def _project(
         self, attn: nn.Module, video: Tensor, text: Tensor, grid: GridAngles
