@@ -9,20 +9,7 @@ import torch
 from fourreal_kernels.integrations.diffusers import apply_to, remove_from
 from tiny_models import perturb
 from transformer_families import families, modes
-from video_models import BATCH, CHANNELS, HEIGHT, TIMES, WIDTH, conditions, grid_latents
-
-
-def _trace(model):
-    """Everything an integration could leave behind in any module."""
-    return {
-        name: (
-            sorted(key for key in vars(module) if key != "processor"),
-            [value for value in vars(module).values() if isinstance(value, bool | int | str)],
-            type(vars(module).get("processor")),
-            *(len(vars(module)[key]) for key in vars(module) if key.endswith("_hooks")),
-        )
-        for name, module in model.named_modules()
-    }
+from video_models import BATCH, CHANNELS, HEIGHT, TIMES, WIDTH, conditions, grid_latents, trace
 
 
 @families
@@ -35,14 +22,14 @@ def test_remove_restores_the_model(family, mode):
         expected = family.video(model, video, *given)
     processors = dict(model.attn_processors)
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    trace, weights = _trace(model), {name: x.clone() for name, x in model.state_dict().items()}
+    before, weights = trace(model), {name: x.clone() for name, x in model.state_dict().items()}
     for _ in range(2):
         apply_to(model, mode)
         with torch.no_grad():
             family.grid(model, grid_latents(), *given)
-        assert _trace(model) != trace
+        assert trace(model) != before
         remove_from(model)
-        assert _trace(model) == trace
+        assert trace(model) == before
     assert model.attn_processors == processors
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trainable
     assert model.state_dict().keys() == weights.keys()
@@ -61,7 +48,7 @@ def test_a_deep_copy_is_a_model_of_its_own(family, mode):
         expected = family.grid(model, grid, *given)
         assert torch.equal(family.grid(copied, grid, *given), expected)
         remove_from(copied)
-        assert _trace(copied) == _trace(family.model())
+        assert trace(copied) == trace(family.model())
         perturb(copied.parameters())
         assert torch.equal(family.grid(model, grid, *given), expected)
 

@@ -1,34 +1,21 @@
-"""Models whose text and video tokens share one softmax, on a grid, against the untouched models."""
+"""Blocks of models whose text and video tokens share one softmax: every line of the grid keeps a copy of the text."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fourreal_kernels.integrations.diffusers import apply_to
-from joint_models import TOLERANCE, assert_close, gradients
+from fourreal_kernels.integrations.diffusers import apply_to, sync_layers
+from tiny_models import perturb
 from transformer_families import joint_families
-from video_models import (
-    BATCH,
-    CHANNELS,
-    HEIGHT,
-    TIMES,
-    VIEWS,
-    WIDTH,
-    conditions,
-    grid_latents,
-    relative_error,
-    repeated,
-)
+from video_models import BATCH, TIMES, VIEWS, conditions, grid_latents, relative_error, repeated
+
+TOLERANCE = 1e-5
 
 
 def _long_video(grid):
     """All timesteps of view 0, then those of view 1, ..."""
     return grid.permute(0, 2, 1, 3, 4, 5).flatten(2, 3)
-
-
-def _as_grid(video):
-    return video.unflatten(2, (VIEWS, -1)).permute(0, 2, 1, 3, 4, 5)
 
 
 def _rows(grid):
@@ -39,84 +26,32 @@ def _columns(grid):
     return grid.permute(0, 3, 2, 1, 4, 5).flatten(0, 1)
 
 
-def _from_columns(videos):
-    return videos.unflatten(0, (BATCH, TIMES)).permute(0, 3, 2, 1, 4, 5)
-
-
 @joint_families
-@pytest.mark.parametrize("fused_projections", [False, True])
-def test_time_is_the_untouched_model_forward_and_gradients(family, fused_projections):
-    model, given = family.model(), conditions()
-    if fused_projections:
-        model.fuse_qkv_projections()
-    video = torch.randn(BATCH, CHANNELS, TIMES, HEIGHT, WIDTH)
-    expected = family.video(model, video, *given)
-    expected_gradients = gradients(model, expected)
-    apply_to(model, "time")
-    got = family.video(model, video, *given)
-    assert relative_error(got, expected) <= TOLERANCE
-    with torch.no_grad():
-        assert relative_error(family.video(model, video, *given), expected) <= TOLERANCE
-    assert_close(gradients(model, got), expected_gradients)
-
-
-@joint_families
-def test_time_on_a_grid_is_each_view_alone(family):
+@pytest.mark.parametrize("sync", ["hard", "soft"])
+def test_two_streams_are_the_blocks_on_each_stream_then_the_sync_layer(family, sync):
+    """Blocks of an untouched model run on lines of the grid; sync layers are random and exchange video alone."""
     model, given, grid = family.model(), conditions(), grid_latents()
-    expected = family.video(model, _rows(grid), *repeated(given, VIEWS)).unflatten(0, (BATCH, VIEWS))
-    expected_gradients = gradients(model, expected)
-    apply_to(model, "time")
-    got = family.grid(model, grid, *given)
-    assert relative_error(got, expected) <= TOLERANCE
-    assert_close(gradients(model, got), expected_gradients)
-
-
-@joint_families
-@pytest.mark.parametrize("max_times", [None, TIMES + 2])
-def test_fused_is_a_dense_mask_on_the_flattened_grid(family, max_times):
-    """Text sees and is seen by everything, but for frames between the views, which no key comes from."""
-    model, given, grid = family.model(), conditions(), grid_latents()
-    spacing = max_times or TIMES
-    spaced = torch.cat([grid, 9 * torch.randn(BATCH, VIEWS, CHANNELS, spacing - TIMES, HEIGHT, WIDTH)], dim=3)
-    with family.dense_mask(_same_view_or_time(spacing, family.tokens_per_frame())):
-        expected = _as_grid(family.video(model, _long_video(spaced), *given))[:, :, :, :TIMES]
-    dense = _as_grid(family.video(model, _long_video(grid), *given))
-    assert relative_error(dense, expected) > 1e-3, "the mask makes no difference"
-    expected_gradients = gradients(model, expected)
-    apply_to(model, "fused", max_times=max_times)
-    got = family.grid(model, grid, *given)
-    assert relative_error(got, expected) <= TOLERANCE
+    untouched, tokens = family.model(), []
+    calls = {
+        "view": _first_block_call(family, grid, given, _columns, TIMES),
+        "time": _first_block_call(family, grid, given, _rows, VIEWS),
+    }
+    apply_to(model, "two_stream", sync=sync)
+    layers = sync_layers(model)
+    perturb(layers.parameters())
+    getattr(model, family.last_norm).register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
     with torch.no_grad():
-        assert relative_error(family.grid(model, grid, *given), expected) <= TOLERANCE
-    assert_close(gradients(model, got), expected_gradients)
-
-
-def _same_view_or_time(spacing, tokens):
-    """bool ``(S, S)`` of query and key; only keys of the first T of ``spacing`` timesteps."""
-    frame = torch.arange(VIEWS * spacing).repeat_interleave(tokens)
-    view, time = frame // spacing, frame % spacing
-    return ((view[:, None] == view) | (time[:, None] == time)) & (time < TIMES)
-
-
-@joint_families
-@pytest.mark.parametrize("output", ["view", "time", "mean"])
-def test_untrained_soft_streams_are_the_model_on_each_line_of_the_grid(family, output):
-    model, given, grid = family.model(), conditions(), grid_latents()
-    tokens = []
-    hook = getattr(model, family.last_norm).register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
-    with torch.no_grad():
-        time = family.video(model, _rows(grid), *repeated(given, VIEWS)).unflatten(0, (BATCH, VIEWS))
-        view = _from_columns(family.video(model, _columns(grid), *repeated(given, TIMES)))
-        apply_to(model, "two_stream", output=output)
-        got = family.grid(model, grid, *given)
-    hook.remove()
-    assert relative_error(view, time) > 1e-3
-    if output != "mean":
-        assert relative_error(got, {"view": view, "time": time}[output]) <= TOLERANCE
-        return
-    time_tokens = tokens[0].unflatten(0, (BATCH, VIEWS)).unflatten(2, (TIMES, -1))
-    view_tokens = tokens[1].unflatten(0, (BATCH, TIMES)).unflatten(2, (VIEWS, -1)).transpose(1, 2)
-    assert relative_error(tokens[2], ((time_tokens + view_tokens) / 2).flatten(1, 3)) <= TOLERANCE
+        family.grid(model, grid, *given)
+        cond = layers.conditioning(calls["time"]["others"][0][::VIEWS])
+        for block, layer in zip(family.blocks(untouched), layers.layers, strict=True):
+            for call in calls.values():
+                call["video"], call["text"] = block(call["video"], call["text"], *call["others"])
+            view = calls["view"]["video"].unflatten(1, (VIEWS, -1)).unflatten(0, (BATCH, TIMES)).transpose(1, 2)
+            time = calls["time"]["video"].unflatten(1, (TIMES, -1)).unflatten(0, (BATCH, VIEWS))
+            view, time = layer(view.contiguous(), time.contiguous(), cond)
+            calls["view"]["video"] = view.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+            calls["time"]["video"] = time.flatten(2, 3).flatten(0, 1)
+    assert relative_error(tokens[0], ((view + time) / 2).flatten(1, 3)) <= TOLERANCE
 
 
 @joint_families

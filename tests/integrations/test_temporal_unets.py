@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 
 from fourreal_kernels.integrations.diffusers import apply_to, remove_from
 from temporal_unets import SVD, AnimateDiff
 from tiny_models import perturb
-from video_models import relative_error
+from video_models import relative_error, trace
 
 families = pytest.mark.parametrize("family", [SVD(), AnimateDiff()], ids=["SVD", "AnimateDiff"])
 
@@ -67,16 +69,19 @@ def test_every_temporal_attention_runs_by_the_operator(family, monkeypatch):
 
 @families
 def test_remove_restores_the_model(family):
+    """Also a deep copy's, and without a change to the other one."""
     model, inputs = _model(family), family.inputs()
-    keys, processors = list(model.state_dict()), dict(model.attn_processors)
+    keys, processors, before = list(model.state_dict()), dict(model.attn_processors), trace(model)
     with torch.no_grad():
         expected = model(*inputs, return_dict=False)[0]
         apply_to(model)
-        assert list(model.state_dict()) == keys
+        assert list(model.state_dict()) == keys and trace(model) != before
+        changed, copied = model(*inputs, return_dict=False)[0], deepcopy(model)
+        assert torch.equal(copied(*inputs, return_dict=False)[0], changed)
         remove_from(model)
-        assert model.attn_processors == processors
-        assert not any("forward" in vars(module) for module in model.modules())
+        assert model.attn_processors == processors and trace(model) == before
         assert torch.equal(model(*inputs, return_dict=False)[0], expected)
+        assert torch.equal(copied(*inputs, return_dict=False)[0], changed)
 
 
 def test_chunked_feed_forward_is_obeyed():

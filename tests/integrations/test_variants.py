@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fourreal_kernels.integrations.diffusers import apply_to, remove_from, sync_layers
-from joint_models import CogVideoX, HunyuanVideo, assert_close, gradients
+from joint_models import CogVideoX, HunyuanVideo
 from tiny_models import perturb
 from video_models import (
     BATCH,
@@ -18,8 +18,10 @@ from video_models import (
     VIEWS,
     WIDTH,
     Wan,
+    assert_close,
     conditions,
     diffusers,
+    gradients,
     grid_latents,
     relative_error,
     repeated,
@@ -145,7 +147,7 @@ def test_hunyuan_video_with_a_given_first_frame():
     apply_to(model, "time")
     got = _call(model, grid, 1)
     assert relative_error(got, expected) <= 1e-5
-    assert_close(gradients(model, got), expected_gradients)
+    assert_close(gradients(model, got), expected_gradients, 2e-5)
     with torch.no_grad():
         assert relative_error(_call(model, grid[:, 0], 1), expected[:, 0]) <= 1e-5
         remove_from(model)

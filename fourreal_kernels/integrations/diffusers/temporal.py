@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ...ops.axis_attention.api import axis_attention
 from .installation import Installation
 from .options import Options
-from .transformers import argument
 
 
 class TemporalUNet:
@@ -161,7 +160,7 @@ class TemporalForward:
 
 
 def _refuse_grids(model: nn.Module, args: tuple, kwargs: dict) -> None:
-    sample = argument(args, kwargs, "sample", 0)
+    sample = args[0] if args else kwargs["sample"]
     if sample.ndim != 5:
         raise ValueError(
             f"sample: got {sample.ndim} dims with shape {tuple(sample.shape)}, expected videos of 5 dims as before "
