@@ -62,24 +62,24 @@ class AddedPositions:
         frame = sizes.height * sizes.width
 
         def video(frames: int) -> tuple[Tensor]:
-            return (self._of_video(frames, sizes)[:, text:].unflatten(1, (frames, frame)),)
+            return (self._of_video(frames, sizes, tokens)[:, text:].unflatten(1, (frames, frame)),)
 
         spacing = spacing_of_views(sizes, self.max_times) if VIEW_OR_TIME in self.axes else sizes.times
         grids = [frames_of_grid(axes, sizes, spacing, video)[0] for axes in self.axes]
         grids = [x.expand(-1, sizes.views, sizes.times, -1, -1).flatten(1, 3) for x in grids]
-        positions = torch.cat([self._of_video(sizes.times, sizes)[:, :text], *grids], dim=1)
+        positions = torch.cat([self._of_video(sizes.times, sizes, tokens)[:, :text], *grids], dim=1)
         if len(grids) == 2:
             tokens = torch.cat([tokens, tokens[:, text:]], dim=1)
-        return tokens + positions.to(tokens.dtype)
+        return tokens + positions
 
-    def _of_video(self, frames: int, sizes: GridSizes) -> Tensor:
-        """What the model adds to a video of that many frames, ``(1, L + frames*N, C)``."""
+    def _of_video(self, frames: int, sizes: GridSizes, like: Tensor) -> Tensor:
+        """What the model adds to a video of that many frames, ``(1, L + frames*N, C)``, in the dtype of ``like``."""
         embed = self.embed
         height, width = sizes.height * embed.patch_size, sizes.width * embed.patch_size
         frames = (frames - 1) * embed.temporal_compression_ratio + 1
         if (height, width, frames) == (embed.sample_height, embed.sample_width, embed.sample_frames):
-            return embed.pos_embedding
-        return embed._get_positional_embeddings(height, width, frames, device=embed.pos_embedding.device)
+            return embed.pos_embedding.to(like)
+        return embed._get_positional_embeddings(height, width, frames, device=like.device).to(like)
 
     def _check(self, text: int, sizes: GridSizes) -> None:
         embed = self.embed

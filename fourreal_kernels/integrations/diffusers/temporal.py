@@ -160,8 +160,8 @@ class TemporalForward:
 
 
 def _refuse_grids(model: nn.Module, args: tuple, kwargs: dict) -> None:
-    sample = args[0] if args else kwargs["sample"]
-    if sample.ndim != 5:
+    sample = args[0] if args else kwargs.get("sample")
+    if sample is not None and sample.ndim != 5:
         raise ValueError(
             f"sample: got {sample.ndim} dims with shape {tuple(sample.shape)}, expected videos of 5 dims as before "
             "apply_to; the temporal attention sees single videos: pass the views of a grid as samples, (B * V, ...)"
