@@ -119,3 +119,33 @@ def repeated(conditions: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, ...
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
     return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+def gradients(model: nn.Module, out: Tensor) -> dict[str, Tensor | None]:
+    """Of every parameter."""
+    model.zero_grad(set_to_none=True)
+    out.square().mean().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def assert_close(got: dict[str, Tensor | None], expected: dict[str, Tensor | None], tolerance: float) -> None:
+    """Gradients of less than 1e-7 of the largest are rounding: a bias of all keys, for one, changes no softmax."""
+    noise = 1e-7 * max(gradient.abs().max() for gradient in expected.values() if gradient is not None)
+    for name, gradient in got.items():
+        if expected[name] is None or expected[name].abs().max() <= noise:
+            assert gradient is None or gradient.abs().max() <= noise, name
+        else:
+            assert relative_error(gradient, expected[name]) <= tolerance, name
+
+
+def trace(model: nn.Module) -> dict[str, tuple]:
+    """Everything an integration could leave behind in any module."""
+    return {
+        name: (
+            sorted(key for key in vars(module) if key != "processor"),
+            [value for value in vars(module).values() if isinstance(value, bool | int | str)],
+            type(vars(module).get("processor")),
+            *(len(vars(module)[key]) for key in vars(module) if key.endswith("_hooks")),
+        )
+        for name, module in model.named_modules()
+    }

@@ -1,37 +1,21 @@
-"""Models whose text and video tokens share one softmax, on a grid, against the untouched models."""
+"""Blocks of models whose text and video tokens share one softmax: every line of the grid keeps a copy of the text."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fourreal_kernels.integrations.diffusers import apply_to, remove_from, sync_layers
-from joint_models import TOLERANCE, CogVideoX, HunyuanVideo, assert_close, gradients
+from fourreal_kernels.integrations.diffusers import apply_to, sync_layers
 from tiny_models import perturb
-from video_models import (
-    BATCH,
-    CHANNELS,
-    HEIGHT,
-    TIMES,
-    VIEWS,
-    WIDTH,
-    conditions,
-    grid_latents,
-    relative_error,
-    repeated,
-)
+from transformer_families import joint_families
+from video_models import BATCH, TIMES, VIEWS, conditions, grid_latents, relative_error, repeated
 
-families = pytest.mark.parametrize("family", [CogVideoX(), HunyuanVideo()], ids=["CogVideoX", "HunyuanVideo"])
-modes = pytest.mark.parametrize("mode", ["time", "sequential", "fused", "two_stream"])
+TOLERANCE = 1e-5
 
 
 def _long_video(grid):
     """All timesteps of view 0, then those of view 1, ..."""
     return grid.permute(0, 2, 1, 3, 4, 5).flatten(2, 3)
-
-
-def _as_grid(video):
-    return video.unflatten(2, (VIEWS, -1)).permute(0, 2, 1, 3, 4, 5)
 
 
 def _rows(grid):
@@ -42,126 +26,50 @@ def _columns(grid):
     return grid.permute(0, 3, 2, 1, 4, 5).flatten(0, 1)
 
 
-def _from_columns(videos):
-    return videos.unflatten(0, (BATCH, TIMES)).permute(0, 3, 2, 1, 4, 5)
-
-
-@families
-@pytest.mark.parametrize("fused_projections", [False, True])
-def test_time_is_the_untouched_model_forward_and_gradients(family, fused_projections):
-    model, given = family.model(), conditions()
-    if fused_projections:
-        model.fuse_qkv_projections()
-    video = torch.randn(BATCH, CHANNELS, TIMES, HEIGHT, WIDTH)
-    expected = family.video(model, video, *given)
-    expected_gradients = gradients(model, expected)
-    apply_to(model, "time")
-    got = family.video(model, video, *given)
-    assert relative_error(got, expected) <= TOLERANCE
-    with torch.no_grad():
-        assert relative_error(family.video(model, video, *given), expected) <= TOLERANCE
-    assert_close(gradients(model, got), expected_gradients)
-
-
-@families
-def test_time_on_a_grid_is_each_view_alone(family):
+@joint_families
+@pytest.mark.parametrize("sync", ["hard", "soft"])
+def test_two_streams_are_the_blocks_on_each_stream_then_the_sync_layer(family, sync):
+    """Blocks of an untouched model run on lines of the grid; sync layers are random and exchange video alone."""
     model, given, grid = family.model(), conditions(), grid_latents()
-    expected = family.video(model, _rows(grid), *repeated(given, VIEWS)).unflatten(0, (BATCH, VIEWS))
-    expected_gradients = gradients(model, expected)
-    apply_to(model, "time")
-    got = family.grid(model, grid, *given)
-    assert relative_error(got, expected) <= TOLERANCE
-    assert_close(gradients(model, got), expected_gradients)
-
-
-@families
-def test_fused_is_a_dense_mask_on_the_flattened_grid(family):
-    """Text sees and is seen by everything."""
-    model, given, grid = family.model(), conditions(), grid_latents()
-    with family.dense_mask(_same_view_or_time(family.tokens_per_frame())):
-        expected = _as_grid(family.video(model, _long_video(grid), *given))
-    dense = _as_grid(family.video(model, _long_video(grid), *given))
-    assert relative_error(dense, expected) > 1e-3, "the mask makes no difference"
-    expected_gradients = gradients(model, expected)
-    apply_to(model, "fused")
-    got = family.grid(model, grid, *given)
-    assert relative_error(got, expected) <= TOLERANCE
+    untouched, tokens = family.model(), []
+    calls = {
+        "view": _first_block_call(family, grid, given, _columns, TIMES),
+        "time": _first_block_call(family, grid, given, _rows, VIEWS),
+    }
+    apply_to(model, "two_stream", sync=sync)
+    layers = sync_layers(model)
+    perturb(layers.parameters())
+    getattr(model, family.last_norm).register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
     with torch.no_grad():
-        assert relative_error(family.grid(model, grid, *given), expected) <= TOLERANCE
-    assert_close(gradients(model, got), expected_gradients)
+        family.grid(model, grid, *given)
+        cond = layers.conditioning(calls["time"]["others"][0][::VIEWS])
+        for block, layer in zip(family.blocks(untouched), layers.layers, strict=True):
+            for call in calls.values():
+                call["video"], call["text"] = block(call["video"], call["text"], *call["others"])
+            view = calls["view"]["video"].unflatten(1, (VIEWS, -1)).unflatten(0, (BATCH, TIMES)).transpose(1, 2)
+            time = calls["time"]["video"].unflatten(1, (TIMES, -1)).unflatten(0, (BATCH, VIEWS))
+            view, time = layer(view.contiguous(), time.contiguous(), cond)
+            calls["view"]["video"] = view.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+            calls["time"]["video"] = time.flatten(2, 3).flatten(0, 1)
+    assert relative_error(tokens[0], ((view + time) / 2).flatten(1, 3)) <= TOLERANCE
 
 
-def _same_view_or_time(tokens):
-    """bool ``(S, S)`` of query and key."""
-    frame = torch.arange(VIEWS * TIMES).repeat_interleave(tokens)
-    view, time = frame // TIMES, frame % TIMES
-    return (view[:, None] == view) | (time[:, None] == time)
-
-
-@families
-@pytest.mark.parametrize("output", ["view", "time", "mean"])
-def test_untrained_soft_streams_are_the_model_on_each_line_of_the_grid(family, output):
-    model, given, grid = family.model(), conditions(), grid_latents()
-    tokens = []
-    hook = getattr(model, family.last_norm).register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
-    with torch.no_grad():
-        time = family.video(model, _rows(grid), *repeated(given, VIEWS)).unflatten(0, (BATCH, VIEWS))
-        view = _from_columns(family.video(model, _columns(grid), *repeated(given, TIMES)))
-        apply_to(model, "two_stream", output=output)
-        got = family.grid(model, grid, *given)
-    hook.remove()
-    assert relative_error(view, time) > 1e-3
-    if output != "mean":
-        assert relative_error(got, {"view": view, "time": time}[output]) <= TOLERANCE
-        return
-    time_tokens = tokens[0].unflatten(0, (BATCH, VIEWS)).unflatten(2, (TIMES, -1))
-    view_tokens = tokens[1].unflatten(0, (BATCH, TIMES)).unflatten(2, (VIEWS, -1)).transpose(1, 2)
-    assert relative_error(tokens[2], ((time_tokens + view_tokens) / 2).flatten(1, 3)) <= TOLERANCE
-
-
-@families
-def test_only_sync_layers_train_and_every_one_gets_a_gradient(family):
-    model, given, grid = family.model(), conditions(), grid_latents()
-    apply_to(model, "two_stream")
-    perturb(sync_layers(model).parameters())
-    out = family.grid(model, grid, *given)
-    for name, gradient in gradients(model, out).items():
-        assert (gradient is not None) == name.startswith("grid_sync."), name
-        assert gradient is None or gradient.abs().max() > 0, name
-    with torch.no_grad():
-        assert relative_error(family.grid(model, grid, *given), out) <= TOLERANCE
-
-
-@families
-@modes
-def test_remove_restores_the_model_and_its_weights_keep_their_names(family, mode):
-    model, given = family.model(), conditions()
-    video, weights = torch.randn(BATCH, CHANNELS, TIMES, HEIGHT, WIDTH), list(model.state_dict())
-    processors = dict(model.attn_processors)
-    with torch.no_grad():
-        expected = family.video(model, video, *given)
-        apply_to(model, mode)
-        assert list(model.state_dict()) == weights
-        assert family.grid(model, grid_latents(), *given).shape == grid_latents().shape
-        remove_from(model)
-        assert torch.equal(family.video(model, video, *given), expected)
-    assert list(model.state_dict()) == weights and model.attn_processors == processors
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert not any("forward" in vars(module) or module._forward_pre_hooks for module in model.modules())
-
-
-@families
+@joint_families
 def test_sequential_is_every_block_on_views_then_on_timesteps(family):
-    """Each line keeps its copy of the text; blocks of an untouched model get the arguments of the videos of a line."""
+    """Each line keeps its copy of the text; blocks of an untouched model get the arguments of the videos of a line.
+
+    Tokens start as in one long video, which matters where positions are added to them.
+    """
     model, given, grid = family.model(), conditions(), grid_latents()
     untouched, tokens = family.model(), []
     time = _first_block_call(family, grid, given, _rows, VIEWS)
     view = _first_block_call(family, grid, given, _columns, TIMES)
+    start = _first_block_call(family, grid, given, _long_video, 1)["video"]
     apply_to(model, "sequential")
     getattr(model, family.last_norm).register_forward_pre_hook(lambda module, args: tokens.append(args[0]))
     with torch.no_grad():
         family.grid(model, grid, *given)
-        video = time["video"].unflatten(0, (BATCH, VIEWS)).unflatten(2, (TIMES, -1))
+        video = start.unflatten(1, (VIEWS, TIMES, -1))
         for block in family.blocks(untouched):
             lines = video.transpose(1, 2).flatten(2, 3).flatten(0, 1)
             lines, view["text"] = block(lines, view["text"], *view["others"])

@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 from fourreal_kernels.integrations.diffusers import apply_to, remove_from, save_sync, sync_layers
+from joint_models import CogVideoX, CogVideoX2B, HunyuanVideo
+from transformer_families import families
 from video_models import CHANNELS, LTX, TIMES, VIEWS, Wan, conditions, grid_latents
 
 GRID = r"latents \(B, V, C, T, H, W\), or apply_to\(model, mode, views=V\)"
 
 
 @pytest.mark.parametrize("mode", ["sequential", "fused", "two_stream"])
-@pytest.mark.parametrize("family", [Wan(), LTX()], ids=["Wan", "LTX"])
+@families
 def test_a_video_without_a_number_of_views(family, mode):
     model = family.model()
     apply_to(model, mode)
@@ -21,7 +23,7 @@ def test_a_video_without_a_number_of_views(family, mode):
         family.video(model, grid_latents()[:, 0], *conditions())
 
 
-@pytest.mark.parametrize("family", [Wan(), LTX()], ids=["Wan", "LTX"])
+@families
 def test_frames_that_are_no_multiple_of_the_views(family):
     model = family.model()
     apply_to(model, "fused", views=VIEWS)
@@ -29,7 +31,7 @@ def test_frames_that_are_no_multiple_of_the_views(family):
         family.video(model, grid_latents()[:, 0], *conditions())
 
 
-@pytest.mark.parametrize("family", [Wan(), LTX()], ids=["Wan", "LTX"])
+@families
 def test_a_grid_of_other_views_or_other_rank(family):
     model = family.model()
     apply_to(model, "fused", views=VIEWS + 1)
@@ -39,11 +41,12 @@ def test_a_grid_of_other_views_or_other_rank(family):
         family.grid(model, grid_latents()[None], *conditions())
 
 
-def test_max_times_below_the_timesteps():
-    model = Wan().model()
+@families
+def test_max_times_below_the_timesteps(family):
+    model = family.model()
     apply_to(model, "fused", max_times=TIMES - 1)
     with pytest.raises(ValueError, match=f"^max_times: got {TIMES - 1}, expected at least the {TIMES} "):
-        Wan().grid(model, grid_latents(), *conditions())
+        family.grid(model, grid_latents(), *conditions())
 
 
 def test_more_positions_than_the_rotary_embedding_has():
@@ -59,6 +62,29 @@ def test_packed_tokens_without_a_number_of_frames():
     timestep, text = conditions()
     with pytest.raises(ValueError, match="^num_frames: got None.*expected the number of frames"):
         model(torch.randn(2, 24, CHANNELS), text, timestep, None, num_frames=None, height=4, width=6)
+
+
+@pytest.mark.parametrize("rows", [None, VIEWS * TIMES - 1])
+def test_rotary_positions_for_too_few_frames(rows):
+    model, (steps, text), family = CogVideoX().model(), conditions(), CogVideoX()
+    apply_to(model, "fused")
+    with pytest.raises(ValueError, match="^image_rotary_emb: got .*at least 12 frames of 6 tokens.*V \\* T"):
+        model(grid_latents(), text, steps, image_rotary_emb=rows and family.rotary(rows))
+
+
+def test_a_text_that_is_not_padded_to_the_positions_of_the_model():
+    model, (steps, text) = CogVideoX2B().model(), conditions()
+    apply_to(model, "time")
+    with pytest.raises(ValueError, match="^encoder_hidden_states: got 4 text tokens, expected the 5 .*pad the text"):
+        model(grid_latents(), text[:, :4], steps)
+
+
+@pytest.mark.parametrize("mask", [[[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], [[0, 1, 1, 1, 1]] * 2, [[0] * 5] * 2])
+def test_masks_that_are_no_common_length(mask):
+    model, (steps, text) = HunyuanVideo().model(), conditions()
+    apply_to(model, "time")
+    with pytest.raises(ValueError, match="^encoder_attention_mask: got .*one at a time"):
+        model(grid_latents(), steps, text, torch.tensor(mask), text[:, 0])
 
 
 class _Other(nn.Module):

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 
 from fourreal_kernels.integrations.diffusers import apply_to, remove_from
+from temporal_unets import SVD, AnimateDiff
 from tiny_models import perturb
-from video_models import diffusers, relative_error
-
-BATCH, TIMES, SIZE, TEXT = 2, 5, 8, 8
-
-
-class SVD:
-    block_name, temporal_per_block = "TemporalBasicTransformerBlock", 1
-
-    def build(self):
-        return diffusers.UNetSpatioTemporalConditionModel(
-            sample_size=SIZE, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
-            down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-            up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), num_attention_heads=(2, 4),
-            cross_attention_dim=TEXT, addition_time_embed_dim=8, projection_class_embeddings_input_dim=24,
-        )
-
-    def inputs(self):
-        ids = torch.tensor([[7.0, 127.0, 0.02], [5.0, 12.0, 0.1]])
-        return torch.randn(BATCH, TIMES, 4, SIZE, SIZE), torch.tensor(300.0), torch.randn(BATCH, 1, TEXT), ids
-
-
-class AnimateDiff:
-    block_name, temporal_per_block = "BasicTransformerBlock", 2
-
-    def build(self):
-        return diffusers.UNetMotionModel(
-            sample_size=SIZE, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
-            down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"), cross_attention_dim=TEXT,
-            up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), num_attention_heads=2,
-            motion_num_attention_heads=2, motion_max_seq_length=8,
-        )
-
-    def inputs(self):
-        text = torch.randn(BATCH, 3, TEXT).repeat_interleave(TIMES, 0)  # as the pipeline passes it
-        return torch.randn(BATCH, 4, TIMES, SIZE, SIZE), torch.tensor(300.0), text
-
+from video_models import relative_error, trace
 
 families = pytest.mark.parametrize("family", [SVD(), AnimateDiff()], ids=["SVD", "AnimateDiff"])
 
@@ -101,16 +69,19 @@ def test_every_temporal_attention_runs_by_the_operator(family, monkeypatch):
 
 @families
 def test_remove_restores_the_model(family):
+    """Also a deep copy's, and without a change to the other one."""
     model, inputs = _model(family), family.inputs()
-    keys, processors = list(model.state_dict()), dict(model.attn_processors)
+    keys, processors, before = list(model.state_dict()), dict(model.attn_processors), trace(model)
     with torch.no_grad():
         expected = model(*inputs, return_dict=False)[0]
         apply_to(model)
-        assert list(model.state_dict()) == keys
+        assert list(model.state_dict()) == keys and trace(model) != before
+        changed, copied = model(*inputs, return_dict=False)[0], deepcopy(model)
+        assert torch.equal(copied(*inputs, return_dict=False)[0], changed)
         remove_from(model)
-        assert model.attn_processors == processors
-        assert not any("forward" in vars(module) for module in model.modules())
+        assert model.attn_processors == processors and trace(model) == before
         assert torch.equal(model(*inputs, return_dict=False)[0], expected)
+        assert torch.equal(copied(*inputs, return_dict=False)[0], changed)
 
 
 def test_chunked_feed_forward_is_obeyed():
@@ -140,16 +111,21 @@ def test_gradient_checkpointing_and_save_pretrained(family, tmp_path):
 
 
 @families
-@pytest.mark.parametrize("mode", ["sequential", "fused", "two_stream"])
-def test_grid_modes_are_refused(family, mode):
-    with pytest.raises(NotImplementedError, match=f"^mode: got '{mode}', but UNet.* supports 'time'"):
-        apply_to(_model(family), mode)
+def test_grid_modes_are_refused(family):
+    model = family.build()
+    for mode in ("sequential", "fused", "two_stream"):
+        with pytest.raises(NotImplementedError, match=f"^mode: got '{mode}', but UNet.* supports 'time'"):
+            apply_to(model, mode)
 
 
 @families
 def test_views_are_refused(family):
-    with pytest.raises(ValueError, match="^views: got 3, expected None"):
-        apply_to(_model(family), views=3)
+    model, (sample, *others) = _model(family), family.inputs()
+    with pytest.raises(ValueError, match="^views: got 3, expected None.*views of a grid as samples"):
+        apply_to(model, views=3)
+    apply_to(model)
+    with pytest.raises(ValueError, match=r"^sample: got 6 dims .*views of a grid as samples, \(B \* V"):
+        model(sample[:, None], *others)
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
-"""Variants of the models: patches over time, a diffusion time per token, images as a second context."""
+"""Variants of the models: patches over time, a diffusion time per token, images as a second context or first frame."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from fourreal_kernels.integrations.diffusers import apply_to, sync_layers
+from fourreal_kernels.integrations.diffusers import apply_to, remove_from, sync_layers
+from joint_models import CogVideoX, HunyuanVideo
 from tiny_models import perturb
 from video_models import (
     BATCH,
@@ -17,8 +18,10 @@ from video_models import (
     VIEWS,
     WIDTH,
     Wan,
+    assert_close,
     conditions,
     diffusers,
+    gradients,
     grid_latents,
     relative_error,
     repeated,
@@ -92,3 +95,68 @@ def test_ltx_with_coordinates_of_tokens_is_refused():
     coordinates = torch.zeros(BATCH, 3, TIMES * HEIGHT * WIDTH)
     with pytest.raises(NotImplementedError, match="^video_coords: got coordinates"):
         model(grid_latents()[:, :1], text, steps, None, video_coords=coordinates)
+
+
+@pytest.mark.parametrize("mode", ["time", "two_stream"])
+def test_cogvideox_with_patches_over_time(mode):
+    """CogVideoX 1.5: the rotary embedding has a row for each token of a frame after patches."""
+    model, (steps, text), grid = _changed(CogVideoX(), patch_size_t=2), conditions(), grid_latents()
+    with torch.no_grad():
+        expected = model(
+            grid.flatten(0, 1).transpose(1, 2), text.repeat_interleave(VIEWS, 0), steps.repeat_interleave(VIEWS, 0),
+            image_rotary_emb=CogVideoX().rotary(TIMES // 2),
+        ).sample
+        apply_to(model, mode, output="time")
+        got = model(grid, text, steps, image_rotary_emb=CogVideoX().rotary(VIEWS * TIMES // 2)).sample
+        assert relative_error(got, expected.transpose(1, 2).unflatten(0, (BATCH, VIEWS))) <= 1e-5
+
+
+@pytest.mark.parametrize("mode", ["time", "two_stream"])
+def test_cogvideox_with_learned_positions(mode):
+    """CogVideoX-5B image to video: learned positions, also of text, for videos of one size, beside rotary ones."""
+    family, given, grid = CogVideoX(), conditions(), grid_latents()
+    model = _changed(family, use_learned_positional_embeddings=True, sample_frames=4 * TIMES - 3)
+    model.patch_embed.pos_embedding.normal_()
+    with torch.no_grad():
+        plain = family.video(family.model(), grid.flatten(0, 1), *repeated(given, VIEWS))
+        expected = family.video(model, grid.flatten(0, 1), *repeated(given, VIEWS))
+        assert relative_error(expected, plain) > 1e-2
+        apply_to(model, mode, output="time")
+        assert relative_error(family.grid(model, grid, *given), expected.unflatten(0, (BATCH, VIEWS))) <= 1e-5
+        with pytest.raises(ValueError, match="^hidden_states: got latents of 4 x 8, expected 4 x 6 .*learned"):
+            model(torch.nn.functional.pad(grid, (0, 2)), given[1], given[0], image_rotary_emb=family.rotary(32))
+
+
+def _token_replace():
+    return _changed(HunyuanVideo(), image_condition_type="token_replace", guidance_embeds=True)
+
+
+def _call(model, latents, count):
+    """Every sample has its own diffusion time, text and guidance."""
+    texts = torch.linspace(-1, 1, BATCH * 5 * TEXT).view(BATCH, 5, TEXT)
+    steps, text = repeated((torch.tensor([100.0, 700.0]), texts), count)
+    guidance = torch.tensor([1000.0, 6000.0]).repeat_interleave(count)
+    return model(latents, steps, text, torch.ones(text.shape[:2]), text[:, 0], guidance, return_dict=False)[0]
+
+
+def test_hunyuan_video_with_a_given_first_frame():
+    """Forward and gradients of a video are the untouched model's; each view of a grid has a first frame of its own."""
+    model, grid = _token_replace(), grid_latents()
+    expected = _call(model, grid.flatten(0, 1), VIEWS).unflatten(0, (BATCH, VIEWS))
+    expected_gradients = gradients(model, expected)
+    apply_to(model, "time")
+    got = _call(model, grid, 1)
+    assert relative_error(got, expected) <= 1e-5
+    assert_close(gradients(model, got), expected_gradients, 2e-5)
+    with torch.no_grad():
+        assert relative_error(_call(model, grid[:, 0], 1), expected[:, 0]) <= 1e-5
+        remove_from(model)
+        apply_to(model, "time", views=VIEWS)
+        long = _call(model, grid.transpose(1, 2).flatten(2, 3), 1)
+        assert relative_error(long.unflatten(2, (VIEWS, -1)).transpose(1, 2), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("mode", ["sequential", "fused", "two_stream"])
+def test_hunyuan_video_with_a_given_first_frame_refuses_the_other_modes(mode):
+    with pytest.raises(NotImplementedError, match=f"^mode: got '{mode}'.*'token_replace' supports 'time' alone.*first"):
+        apply_to(_token_replace(), mode)

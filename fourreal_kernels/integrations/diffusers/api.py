@@ -55,12 +55,13 @@ def apply_to(
 
     Args:
         model: ``WanTransformer3DModel``, ``LTXVideoTransformer3DModel``, ``CogVideoXTransformer3DModel`` or
-            ``HunyuanVideoTransformer3DModel``; for mode ``"time"`` also
+            ``HunyuanVideoTransformer3DModel``; for mode ``"time"`` alone, HunyuanVideo with ``"token_replace"`` and
             ``UNetSpatioTemporalConditionModel`` (SVD) or ``UNetMotionModel`` (AnimateDiff), whose temporal attention
             is pointwise and which are called as before.
         mode: one of the above.
         views: V of latents that are not 6-D; in mode ``"time"`` 1 when None.
-        max_times: factor of the view index in the rotary position of mode ``"fused"``; T when None.
+        max_times: factor of the view index in the position of mode ``"fused"``, and of mode ``"sequential"`` where the
+            model adds positions to its tokens (CogVideoX-2B); T when None.
         sync: ``"soft"`` (starts as two uncoupled streams) or ``"hard"`` (starts as the plain average).
         sync_cond_dim: width of the conditioning of the synchronisation layers, made from the model's time modulation.
         sync_per_channel: one weight per channel instead of dense matrices.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .cogvideox_positions import AddedPositions, adds_positions
 from .grid_angles import GridAngles, StreamAngles
+from .installation import Installation
 from .joint import JointTransformer
 from .joint_attention import JointProcessor
 from .options import Options
@@ -17,10 +19,8 @@ class CogVideoXGrid(JointTransformer):
     """The changes to one ``CogVideoXTransformer3DModel``.
 
     Latents are ``(B, F, C, H, W)`` or ``(B, V, C, T, H, W)``. ``image_rotary_emb`` is that of one video with at least
-    as many frames as the grid has positions in time (V * T; V * max_times in fused mode), as the pipeline makes it.
-
-    Raises:
-        NotImplementedError: the model adds position embeddings to its tokens.
+    as many frames as the grid has positions in time (V * T; V * max_times in fused mode), as the pipeline makes it;
+    models that add positions to their tokens alone (CogVideoX-2B) need none.
     """
 
     frame_dim = 1
@@ -28,11 +28,8 @@ class CogVideoXGrid(JointTransformer):
     def __init__(self, model: nn.Module, options: Options):
         super().__init__(model, options)
         embed = model.patch_embed
-        if embed.use_positional_embeddings or embed.use_learned_positional_embeddings:
-            raise NotImplementedError(
-                "model: got a CogVideoXTransformer3DModel that adds position embeddings to its tokens, expected one "
-                "with use_rotary_positional_embeddings=True and use_learned_positional_embeddings=False"
-            )
+        adds = adds_positions(embed)
+        self.positions = AddedPositions(embed, options.mode, options.max_times) if adds else None
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -58,6 +55,19 @@ class CogVideoXGrid(JointTransformer):
     def temb_of(temb: Tensor) -> Tensor:
         return temb
 
+    def streams_of(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return super().streams_of(tokens) if self.positions is None else tokens.chunk(2, dim=1)
+
+    def install(self, installation: Installation) -> None:
+        super().install(installation)
+        if self.positions is not None:
+            self.positions.install(installation)
+            installation.add_hook(self.model.patch_embed.register_forward_hook(self.add_positions))
+
+    def add_positions(self, embed: nn.Module, args: tuple, tokens: Tensor) -> Tensor:
+        """Forward hook of the patch embedding, whose first argument is the text."""
+        return self.positions.add(tokens, args[0].shape[1], self.sizes)
+
     def before(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         args, kwargs = super().before(model, args, kwargs)
         text = argument(args, kwargs, "encoder_hidden_states", 1).shape[1]
@@ -72,8 +82,10 @@ class CogVideoXGrid(JointTransformer):
             text: number of text tokens.
 
         Raises:
-            ValueError: there are none, or for too few frames.
+            ValueError: there are none and the model has no other positions, or for too few frames.
         """
+        if given is None and not self.model.config.use_rotary_positional_embeddings:
+            return self.joint_angles(text, None)
         tokens = self.sizes.height * self.sizes.width
 
         def video(frames: int) -> tuple[Tensor, Tensor]:

@@ -6,24 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...grid import TIME, VIEW, VIEW_OR_TIME
+from ...ops.qk_norm_rope.api import qk_norm_rope, qk_norm_rope_
 
-VideoAngles = Callable[[int], tuple[Tensor, Tensor]]
+# What a model has for a video of so many frames: tensors (b, frames, N, channels) with b 1 or B.
+OfVideo = Callable[[int], tuple[Tensor, ...]]
 
 
 class GridAngles(NamedTuple):
     """What an attention layer needs to know of the grid; handed through the model in place of its rotary embedding.
 
-    ``cos`` and ``sin`` broadcast to ``(B, V, T, N, channels)``.
+    ``cos`` and ``sin`` broadcast to ``(B, V, T, N, channels)``; both are None in a model that does not rotate.
     """
 
     axes: str
     views: int
     times: int
-    cos: Tensor
-    sin: Tensor
+    cos: Tensor | None
+    sin: Tensor | None
 
 
 class StreamAngles(NamedTuple):
@@ -44,32 +47,86 @@ class GridSizes:
     gridded: bool
 
 
-def grid_angles(mode: str, sizes: GridSizes, max_times: int | None, video: VideoAngles) -> GridAngles | StreamAngles:
-    """The angles for one mode.
+def frames_of_grid(axes: str, sizes: GridSizes, spacing: int, video: OfVideo) -> tuple[Tensor, ...]:
+    """What the frames of a grid have under one attention, by what the frames of a video have.
 
     View attention sees the views of one timestep as the frames of a video (position v), time attention the timesteps
-    of one view (position t), fused attention the whole grid as one long video (position v * max_times + t,
+    of one view (position t), attention over both the whole grid as one long video (position v * spacing + t,
     4Real-Video-V2).
+
+    Args:
+        axes: ``"vn"``, ``"tn"`` or ``"vn|tn"``.
+        sizes: of the grid.
+        spacing: positions from one view to the next in the long video.
+        video: gives tensors ``(b, frames, N, channels)`` for a video of that many frames.
+
+    Returns:
+        tensors that broadcast to ``(b, V, T, N, channels)``.
+    """
+    if axes == TIME:
+        return tuple(x[:, None] for x in video(sizes.times))
+    if axes == VIEW:
+        return tuple(x[:, :, None] for x in video(sizes.views))
+    long = video(sizes.views * spacing)
+    return tuple(x.unflatten(1, (sizes.views, spacing))[:, :, : sizes.times] for x in long)
+
+
+def spacing_of_views(sizes: GridSizes, max_times: int | None) -> int:
+    """Positions from one view to the next in the long video: ``max_times``, or T when None.
+
+    Raises:
+        ValueError: ``max_times`` is less than T.
+    """
+    if max_times is not None and max_times < sizes.times:
+        raise ValueError(f"max_times: got {max_times}, expected at least the {sizes.times} timesteps of the latents")
+    return sizes.times if max_times is None else max_times
+
+
+def grid_angles(
+    mode: str, sizes: GridSizes, max_times: int | None, video: OfVideo | None
+) -> GridAngles | StreamAngles:
+    """The angles for one mode.
 
     Args:
         mode: of ``apply_to``.
         sizes: of the grid.
         max_times: factor of the view index in the joint position; T when None.
-        video: gives ``(cos, sin)``, each ``(b, frames, N, channels)`` with b 1 or B, of a video of that many frames.
+        video: gives ``(cos, sin)``, each ``(b, frames, N, channels)``, of a video of that many frames; None in a model
+            that does not rotate.
 
     Raises:
         ValueError: ``max_times`` is less than T.
     """
-    views, times = sizes.views, sizes.times
+
+    def angles(axes: str, spacing: int) -> GridAngles:
+        cos, sin = (None, None) if video is None else frames_of_grid(axes, sizes, spacing, video)
+        return GridAngles(axes, sizes.views, sizes.times, cos, sin)
+
     if mode == "time":
-        return GridAngles(TIME, views, times, *(x[:, None] for x in video(times)))
+        return angles(TIME, sizes.times)
     if mode == "fused":
-        spacing = times if max_times is None else max_times
-        if spacing < times:
-            raise ValueError(f"max_times: got {spacing}, expected at least the {times} timesteps of the latents")
-        cos, sin = (x.unflatten(1, (views, spacing))[:, :, :times] for x in video(views * spacing))
-        return GridAngles(VIEW_OR_TIME, views, times, cos, sin)
-    return StreamAngles(
-        GridAngles(VIEW, views, times, *(x[:, :, None] for x in video(views))),
-        GridAngles(TIME, views, times, *(x[:, None] for x in video(times))),
-    )
+        return angles(VIEW_OR_TIME, spacing_of_views(sizes, max_times))
+    return StreamAngles(angles(VIEW, sizes.times), angles(TIME, sizes.times))
+
+
+def norm_rope(
+    q: Tensor, k: Tensor, grid: GridAngles, q_weight: Tensor | None = None, k_weight: Tensor | None = None,
+    eps: float = 1e-6,
+) -> tuple[Tensor, Tensor]:
+    """RMS norm by the weights, if any, and rotation by the angles of the grid, if any.
+
+    Args:
+        q, k: ``(B, V, T, N, H, D)``; without grad they may be written to.
+        grid: the angles.
+        q_weight, k_weight: ``(D,)``.
+        eps: of the norm.
+
+    Returns:
+        ``(q, k)``.
+    """
+    if grid.cos is None and q_weight is None:
+        return q, k
+    if torch.is_grad_enabled():
+        return qk_norm_rope(q, k, q_weight, k_weight, grid.cos, grid.sin, eps=eps)
+    qk_norm_rope_(q, k, q_weight, k_weight, grid.cos, grid.sin, eps=eps)
+    return q, k

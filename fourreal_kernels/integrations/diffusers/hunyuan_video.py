@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
 from .grid_angles import GridAngles, StreamAngles
@@ -11,6 +14,10 @@ from .options import Options
 from .transformers import argument, with_argument
 
 _TEXT, _MASK = 2, 3
+_PER_SAMPLE = {
+    "timestep": 1, "encoder_hidden_states": _TEXT, "encoder_attention_mask": _MASK, "pooled_projections": 4,
+    "guidance": 5,
+}
 
 
 class HunyuanVideoGrid(JointTransformer):
@@ -19,19 +26,25 @@ class HunyuanVideoGrid(JointTransformer):
     Latents are ``(B, C, F, H, W)`` or ``(B, V, C, T, H, W)``. Text tokens that ``encoder_attention_mask`` leaves out
     are dropped before the model, which gives what the mask gives: no token that is left attends to them.
 
+    With ``image_condition_type="token_replace"`` (image to video) the blocks take the first frame of each sample for a
+    given image: every view becomes a sample of its own.
+
     Raises:
-        NotImplementedError: the model replaces the tokens of a first frame.
+        NotImplementedError: such a model in another mode than ``"time"``.
     """
 
     frame_dim = 2
 
     def __init__(self, model: nn.Module, options: Options):
         super().__init__(model, options)
-        self.text = 0  # set by the hook before the model's forward, for the rotary embedding
-        if model.config.image_condition_type == "token_replace":
+        # Set by the hook before the model's forward, for the rotary embedding and the hook after it.
+        self.text, self.samples_per_grid = 0, 1
+        self.first_frame_given = model.config.image_condition_type == "token_replace"
+        if self.first_frame_given and options.mode != "time":
             raise NotImplementedError(
-                "model: got a HunyuanVideoTransformer3DModel with image_condition_type='token_replace', whose first "
-                "frame is unlike the others, expected None or 'latent_concat'"
+                f"mode: got {options.mode!r}, but a HunyuanVideoTransformer3DModel with image_condition_type="
+                "'token_replace' supports 'time' alone: its blocks take the first frame of a video for a given image, "
+                "which the first view of a timestep is not; use a model with None or 'latent_concat'"
             )
 
     @property
@@ -63,11 +76,40 @@ class HunyuanVideoGrid(JointTransformer):
 
     def before(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         args, kwargs = super().before(model, args, kwargs)
+        if self.first_frame_given:
+            args, kwargs = self._views_as_samples(args, kwargs)
+        # With channels last in the latents the patch convolution writes tokens as the blocks' norms and the
+        # synchronisation layers read them.
+        latents = argument(args, kwargs, "hidden_states", 0).to(memory_format=torch.channels_last_3d)
+        args, kwargs = with_argument(args, kwargs, "hidden_states", 0, latents)
         text = argument(args, kwargs, "encoder_hidden_states", _TEXT)
         mask = argument(args, kwargs, "encoder_attention_mask", _MASK)
         self.text = _kept(mask)
         args, kwargs = with_argument(args, kwargs, "encoder_hidden_states", _TEXT, text[:, : self.text])
         return with_argument(args, kwargs, "encoder_attention_mask", _MASK, mask[:, : self.text])
+
+    def _views_as_samples(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """The call with ``(B * V, C, T, H, W)`` and, for each view, what its sample has."""
+        views = self.samples_per_grid = self.sizes.views
+        self.sizes = replace(self.sizes, views=1)
+        latents = argument(args, kwargs, "hidden_states", 0).unflatten(2, (views, -1)).transpose(1, 2).flatten(0, 1)
+        args, kwargs = with_argument(args, kwargs, "hidden_states", 0, latents)
+        for name, position in _PER_SAMPLE.items():
+            given = kwargs.get(name, args[position] if position < len(args) else None)
+            if given is not None:
+                args, kwargs = with_argument(args, kwargs, name, position, given.repeat_interleave(views, 0))
+        return args, kwargs
+
+    def as_given(self, sample: Tensor) -> Tensor:
+        if not self.first_frame_given:
+            return super().as_given(sample)
+        grid = sample.unflatten(0, (-1, self.samples_per_grid))
+        return grid if self.sizes.gridded else grid.transpose(1, 2).flatten(2, 3)
+
+    def streams_of(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        # Convolutions of float16 and float64 on the CPU do not follow the layout of the latents.
+        tokens = tokens if tokens.stride(-1) == 1 else tokens.clone(memory_format=torch.contiguous_format)
+        return tokens, tokens
 
     def angles(self, hidden_states: Tensor) -> GridAngles | StreamAngles:
         patch = self.model.config.patch_size_t

@@ -38,6 +38,11 @@ class Installation:
         self._undo.append((delattr, module, "forward") if previous is None else (setattr, module, "forward", previous))
         module.forward = forward
 
+    def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
+        """Give an attribute of a module another value."""
+        self._undo.append((setattr, module, name, getattr(module, name)))
+        setattr(module, name, value)
+
     def add_hook(self, handle: Any) -> None:
         """Keep the handle of a registered hook."""
         self._undo.append((handle.remove,))

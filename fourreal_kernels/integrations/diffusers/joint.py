@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .grid_angles import GridAngles, GridSizes, StreamAngles
+from .grid_angles import GridAngles, GridSizes, OfVideo, StreamAngles
 from .installation import Installation
 from .joint_streams import FirstTimeForward, JointSequentialForward, JointTwoStreamForward
 from .transformers import GRID_HELP, VideoTransformer, argument, with_argument
@@ -67,7 +66,7 @@ class JointTransformer(VideoTransformer):
         """The dims that change places so that V and T of a grid are next to each other at ``frame_dim``."""
         return (2, 3) if self.frame_dim == 1 else (1, 2)
 
-    def joint_angles(self, text: int, video: Callable[[int], tuple[Tensor, Tensor]]) -> GridAngles | StreamAngles:
+    def joint_angles(self, text: int, video: OfVideo | None) -> GridAngles | StreamAngles:
         """The angles of L = ``text`` text tokens, which are not rotated, and of the video tokens of a line."""
         angles = self.grid_angles(video)
         if isinstance(angles, StreamAngles):
@@ -86,7 +85,9 @@ class JointTransformer(VideoTransformer):
 
 
 def _after_text(text: int, grid: GridAngles) -> GridAngles:
-    """Angles ``(b, V or 1, T or 1, N, D / 2)`` to ``(b, 1, 1, L + tokens, D / 2)``."""
+    """Angles ``(b, V or 1, T or 1, N, D / 2)``, if any, to ``(b, 1, 1, L + tokens, D / 2)``."""
+    if grid.cos is None:
+        return grid
     cos, sin = (x.flatten(1, 3) for x in (grid.cos, grid.sin))
     cos = torch.cat([cos.new_ones(len(cos), text, cos.shape[-1]), cos], dim=1)
     sin = torch.cat([sin.new_zeros(len(sin), text, sin.shape[-1]), sin], dim=1)

@@ -8,8 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ...grid import TIME, VIEW, VIEW_OR_TIME
 from ...ops.axis_attention.api import axis_attention
-from ...ops.qk_norm_rope.api import qk_norm_rope, qk_norm_rope_
-from .grid_angles import GridAngles
+from .grid_angles import GridAngles, norm_rope
 
 
 class JointProcessor:
@@ -44,18 +43,18 @@ class JointProcessor:
             encoder_hidden_states: text tokens: a copy for each view in time attention, for each timestep in view
                 attention, one in fused attention.
             attention_mask: not used: the changes to the model refuse masks or drop the tokens that are masked.
-            image_rotary_emb: the axes, and the angles ``(1, 1, 1, L + tokens of a line, D / 2)``.
+            image_rotary_emb: the axes, and the angles ``(1, 1, 1, L + tokens of a line, D / 2)``,
+                if any.
         """
         grid, batch = image_rotary_emb, len(hidden_states)
         q, k, v = self._project(attn, hidden_states, encoder_hidden_states, grid)
-        if torch.is_grad_enabled():
-            q, k = qk_norm_rope(q, k, None, None, grid.cos, grid.sin)
-        else:
-            qk_norm_rope_(q, k, None, None, grid.cos, grid.sin)
+        q, k = norm_rope(q, k, grid)
         text = encoder_hidden_states.shape[1] // _lines(grid)
         text_out, video_out = self._attend(q, k, v, text, grid)
-        video_out, text_out = _project_out(attn, video_out.flatten(-2), text_out.flatten(-2))
-        return _from_lines(video_out, batch, grid), text_out.unflatten(0, (batch, -1)).flatten(1, 2)
+        # First back among the frames: a projection of what is not in one piece copies it once more.
+        video_out = _from_lines(video_out.flatten(-2), batch, grid)
+        text_out = text_out.flatten(-2).unflatten(0, (batch, -1)).flatten(1, 2)
+        return _project_out(attn, video_out, text_out)
 
     def _project(
         self, attn: nn.Module, video: Tensor, text: Tensor, grid: GridAngles

@@ -65,11 +65,7 @@ class JointTwoStreamForward(TwoStreamForward):
     ) -> tuple[Tensor | Streams, StreamTexts]:
         """Video ``(B, V*T*N, C)`` and text ``(B, L, C)``, or what the block before gave, to the same."""
         texts = _both_texts(encoder_hidden_states, args, kwargs)
-        if not isinstance(hidden_states, Streams):
-            cond = self.sync.conditioning(self.temb_of(temb))
-            # The patches of HunyuanVideo come with channels outermost, which the synchronisation layers do not take.
-            hidden_states = hidden_states.contiguous()
-            hidden_states = Streams(hidden_states, hidden_states, cond)
+        hidden_states = self.started(hidden_states, temb)
         others = (texts, temb, *args)
         view, view_text = on_stream(self.forward, "view", hidden_states.view, others, kwargs)
         time, time_text = on_stream(self.forward, "time", hidden_states.time, others, kwargs)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...ops.axis_attention.api import axis_attention
-from ...ops.qk_norm_rope.api import qk_norm_rope, qk_norm_rope_
-from .grid_angles import GridAngles, GridSizes, StreamAngles
+from .grid_angles import GridAngles, GridSizes, StreamAngles, norm_rope
+from .self_attention import SelfAttentionProcessor
 from .transformers import GRID_HELP, VideoTransformer, argument, with_argument
 
 _POSITIONS = {"num_frames": 4, "height": 5, "width": 6}
@@ -99,43 +97,16 @@ class LTXGrid(VideoTransformer):
         return self.model.config.patch_size, self.model.config.patch_size_t
 
 
-class LTXGridProcessor:
-    """Attention processor for the self-attention of LTX-Video, in place of ``LTXVideoAttnProcessor``.
+class LTXGridProcessor(SelfAttentionProcessor):
+    """In place of ``LTXVideoAttnProcessor`` in the self-attention of LTX-Video.
 
     The model normalises and rotates all heads together, so that each head has angles of its own.
-
-    Args:
-        backend: of :func:`fourreal_kernels.axis_attention`.
     """
 
-    def __init__(self, backend: str | None = None):
-        self.backend = backend
-
-    def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        image_rotary_emb: GridAngles | None = None,
-    ) -> Tensor:
-        """Self-attention of ``(B, V*T*N, C)`` tokens along the axes of ``image_rotary_emb``."""
-        if attention_mask is not None:
-            raise NotImplementedError("attention_mask: got a mask, expected None; remove_from(model) takes masks again")
-        grid = image_rotary_emb
+    def project(self, attn: nn.Module, x: Tensor, grid: GridAngles) -> tuple[Tensor, Tensor, Tensor]:
         projections = (attn.to_q, attn.to_k, attn.to_v)
-        q, k, v = (project(hidden_states).unflatten(1, (grid.views, grid.times, -1)) for project in projections)
-        q, k = self._norm_rope(attn, q, k, grid)
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)) for x in (q, k, v))
-        out = axis_attention(q, k, v, grid.axes, backend=self.backend)
-        return attn.to_out[1](attn.to_out[0](out.flatten(4).flatten(1, 3)))
-
-    def _norm_rope(self, attn: nn.Module, q: Tensor, k: Tensor, grid: GridAngles) -> tuple[Tensor, Tensor]:
-        """Both in one pass over ``(B, V, T, N, C)``, as one head of C channels."""
-        q, k = q.unsqueeze(-2), k.unsqueeze(-2)
+        q, k, v = (project(x).unflatten(1, (grid.views, grid.times, -1)) for project in projections)
+        # Both in one pass over (B, V, T, N, C), as one head of C channels.
         weights = (attn.norm_q.weight.to(q.dtype), attn.norm_k.weight.to(q.dtype))
-        if torch.is_grad_enabled():
-            q, k = qk_norm_rope(q, k, *weights, grid.cos, grid.sin, eps=attn.norm_q.eps)
-        else:
-            qk_norm_rope_(q, k, *weights, grid.cos, grid.sin, eps=attn.norm_q.eps)
-        return q.squeeze(-2), k.squeeze(-2)
+        q, k = norm_rope(q.unsqueeze(-2), k.unsqueeze(-2), grid, *weights, eps=attn.norm_q.eps)
+        return tuple(x.unflatten(-1, (attn.heads, -1)) for x in (q.squeeze(-2), k.squeeze(-2), v))

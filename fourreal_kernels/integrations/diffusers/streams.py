@@ -48,7 +48,7 @@ class SequentialForward:
 class TwoStreamForward:
     """The forward of a block in ``mode="two_stream"``: on both streams with the same weights, then the sync layer.
 
-    The first block gets tokens and copies them into both streams; the last one gives back tokens.
+    The first block gets tokens, from which both streams start; the last one gives back tokens.
 
     Args:
         forward: the block's own.
@@ -56,26 +56,34 @@ class TwoStreamForward:
         index: of the block.
         output: what the last block gives: ``"mean"``, ``"view"`` or ``"time"``.
         temb_of: takes the block's time modulation to ``(B, temb_dim)`` or ``(B, L, temb_dim)``.
+        streams_of: takes the tokens of the first block to those of the view stream and those of the time stream.
     """
 
-    def __init__(self, forward: Forward, sync: SyncLayers, index: int, output: str, temb_of: Callable):
+    def __init__(
+        self, forward: Forward, sync: SyncLayers, index: int, output: str, temb_of: Callable, streams_of: Callable
+    ):
         self.forward = forward
         self.sync = sync
         self.index = index
         self.output = output
         self.temb_of = temb_of
+        self.streams_of = streams_of
 
     def run(
         self, hidden_states: Tensor | Streams, encoder_hidden_states: Tensor, temb: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor | Streams:
         """Tokens ``(B, L, C)`` or :class:`Streams` to the same; the other arguments are those of the block."""
-        if not isinstance(hidden_states, Streams):
-            cond = self.sync.conditioning(self.temb_of(temb))
-            hidden_states = Streams(hidden_states, hidden_states, cond)
+        hidden_states = self.started(hidden_states, temb)
         others = (encoder_hidden_states, temb, *args)
         view = on_stream(self.forward, "view", hidden_states.view, others, kwargs)
         time = on_stream(self.forward, "time", hidden_states.time, others, kwargs)
         return self.exchange(view, time, hidden_states.cond)
+
+    def started(self, hidden_states: Tensor | Streams, temb: Tensor) -> Streams:
+        """The streams that the block before gave, or, in the first block, those that start from the tokens."""
+        if isinstance(hidden_states, Streams):
+            return hidden_states
+        return Streams(*self.streams_of(hidden_states), self.sync.conditioning(self.temb_of(temb)))
 
     def exchange(self, view: Tensor, time: Tensor, cond: Tensor) -> Tensor | Streams:
         """The synchronisation layer, then what the next block or, after the last one, the model gets."""

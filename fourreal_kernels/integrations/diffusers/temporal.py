@@ -30,12 +30,16 @@ class TemporalUNet:
 
     def __init__(self, model: nn.Module, options: Options):
         if options.views is not None:
-            raise ValueError(f"views: got {options.views}, expected None: {type(model).__name__} takes single videos")
+            raise ValueError(
+                f"views: got {options.views}, expected None: {type(model).__name__} takes videos; pass the views of a "
+                "grid as samples"
+            )
         self.model = model
         self.backend = options.backend
 
     def install(self, installation: Installation) -> None:
         """Make the changes."""
+        installation.add_hook(self.model.register_forward_pre_hook(_refuse_grids, with_kwargs=True))
         for block in self.blocks():
             for attention in self.attentions(block):
                 processor = PointwiseProcessor(attention.processor, self.backend)
@@ -153,6 +157,15 @@ class TemporalForward:
         from diffusers.models.attention import _chunked_feed_forward
 
         return _chunked_feed_forward(layer, x, self.block._chunk_dim, self.block._chunk_size)
+
+
+def _refuse_grids(model: nn.Module, args: tuple, kwargs: dict) -> None:
+    sample = args[0] if args else kwargs.get("sample")
+    if sample is not None and sample.ndim != 5:
+        raise ValueError(
+            f"sample: got {sample.ndim} dims with shape {tuple(sample.shape)}, expected videos of 5 dims as before "
+            "apply_to; the temporal attention sees single videos: pass the views of a grid as samples, (B * V, ...)"
+        )
 
 
 def _named(model: nn.Module, name: str) -> Iterator[nn.Module]:

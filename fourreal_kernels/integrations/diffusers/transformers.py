@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .grid_angles import GridAngles, GridSizes, StreamAngles, grid_angles
+from .grid_angles import GridAngles, GridSizes, OfVideo, StreamAngles, grid_angles
 from .installation import Installation
 from .options import Options
 from .streams import SequentialForward, TwoStreamForward
@@ -74,6 +74,10 @@ class VideoTransformer(ABC):
     def temb_of(temb: Tensor) -> Tensor:
         """A block's time modulation as ``(B, temb_dim)``, or ``(B, L, temb_dim)`` when each token has its own."""
 
+    def streams_of(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What the view stream and the time stream start from, by the tokens that the first block gets."""
+        return tokens, tokens
+
     @property
     def temb_dim(self) -> int:
         """Width of what :meth:`temb_of` gives."""
@@ -111,17 +115,19 @@ class VideoTransformer(ABC):
         installation.freeze()
         installation.add_sync(sync.to(like.device, like.dtype))
         for index, block in enumerate(self.blocks):
-            forward = forward_type(block.forward, sync, index, options.output, self.temb_of)
+            forward = forward_type(block.forward, sync, index, options.output, self.temb_of, self.streams_of)
             installation.set_forward(block, forward.run)
 
     def after(self, model: nn.Module, args: tuple, output: Any) -> Any:
-        """Forward hook: the result of a grid is a grid."""
-        if not self.sizes.gridded:
-            return output
+        """Forward hook: the result has the layout of the latents."""
         if isinstance(output, tuple):
-            return (self.to_grid(output[0]), *output[1:])
-        output.sample = self.to_grid(output.sample)
+            return (self.as_given(output[0]), *output[1:])
+        output.sample = self.as_given(output.sample)
         return output
+
+    def as_given(self, sample: Tensor) -> Tensor:
+        """The model's result in the layout of the latents: that of a grid is a grid."""
+        return self.to_grid(sample) if self.sizes.gridded else sample
 
     def views_of_grid(self, latents: Tensor) -> int:
         """V of 6-D latents.
@@ -155,7 +161,7 @@ class VideoTransformer(ABC):
             )
         return views
 
-    def grid_angles(self, video: Callable[[int], tuple[Tensor, Tensor]]) -> GridAngles | StreamAngles:
+    def grid_angles(self, video: OfVideo | None) -> GridAngles | StreamAngles:
         """The angles for the mode and the sizes of this call."""
         return grid_angles(self.options.mode, self.sizes, self.options.max_times, video)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...ops.axis_attention.api import axis_attention
-from ...ops.qk_norm_rope.api import qk_norm_rope, qk_norm_rope_
-from .grid_angles import GridAngles, GridSizes, StreamAngles
+from .grid_angles import GridAngles, GridSizes, StreamAngles, norm_rope
+from .self_attention import SelfAttentionProcessor
 from .transformers import GRID_HELP, VideoTransformer, argument, with_argument
 
 
@@ -78,40 +76,15 @@ class WanGrid(VideoTransformer):
         return sample.unflatten(2, (self.sizes.views, -1)).transpose(1, 2)
 
 
-class WanGridProcessor:
-    """Attention processor for the self-attention of Wan, in place of ``WanAttnProcessor``.
+class WanGridProcessor(SelfAttentionProcessor):
+    """In place of ``WanAttnProcessor`` in the self-attention of Wan."""
 
-    Args:
-        backend: of :func:`fourreal_kernels.axis_attention`.
-    """
-
-    def __init__(self, backend: str | None = None):
-        self.backend = backend
-
-    def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: GridAngles | None = None,
-    ) -> Tensor:
-        """Self-attention of ``(B, V*T*N, C)`` tokens along the axes of ``rotary_emb``."""
-        if attention_mask is not None:
-            raise NotImplementedError("attention_mask: got a mask, expected None; remove_from(model) takes masks again")
-        q, k, v = self._qkv(attn, hidden_states, rotary_emb)
-        if torch.is_grad_enabled():
-            q, k = qk_norm_rope(q, k, None, None, rotary_emb.cos, rotary_emb.sin)
-        else:
-            qk_norm_rope_(q, k, None, None, rotary_emb.cos, rotary_emb.sin)
-        out = axis_attention(q, k, v, rotary_emb.axes, backend=self.backend)
-        return attn.to_out[1](attn.to_out[0](out.flatten(4).flatten(1, 3)))
-
-    def _qkv(self, attn: nn.Module, x: Tensor, grid: GridAngles) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, attn: nn.Module, x: Tensor, grid: GridAngles) -> tuple[Tensor, Tensor, Tensor]:
         if attn.fused_projections:
             q, k, v = attn.to_qkv(x).chunk(3, dim=-1)
         else:
             q, k, v = attn.to_q(x), attn.to_k(x), attn.to_v(x)
         # Under autocast the norms give float32.
         q, k = attn.norm_q(q).to(v.dtype), attn.norm_k(k).to(v.dtype)
-        return tuple(x.unflatten(1, (grid.views, grid.times, -1)).unflatten(-1, (attn.heads, -1)) for x in (q, k, v))
+        q, k, v = (x.unflatten(1, (grid.views, grid.times, -1)).unflatten(-1, (attn.heads, -1)) for x in (q, k, v))
+        return *norm_rope(q, k, grid), v
