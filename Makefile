@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet -c constraints.txt
 JOBS ?= 2
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile
 
-NATIVE_SOURCES := CMakeLists.txt $(shell find csrc python_bindings -type f)
+NATIVE_SOURCES := CMakeLists.txt $(shell find cmake csrc python_bindings -type f)
 BUILD_INPUTS := setup.py pyproject.toml constraints.txt MANIFEST.in $(NATIVE_SOURCES)
 TOOLS_READY := $(VENV)/.tools-ready
 GENERATE_READY := $(VENV)/.generate-ready
