@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,11 +53,15 @@ def library() -> Path:
     return Path(built.__file__)
 
 
+def _object(source: Path) -> Path:
+    """What csrc/cuda/<source>.cu became for the library; nvcc's messages are beside it."""
+    library()
+    return BUILD / f"CMakeFiles/fourreal_cuda.dir/csrc/cuda/{source.name}.o"
+
+
 def messages(source: Path) -> str:
     """Everything that nvcc said when it compiled csrc/cuda/<source>.cu for the library."""
-    library()
-    log = BUILD / f"CMakeFiles/fourreal_cuda.dir/csrc/cuda/{source.name}.o.log"
-    return log.read_text()
+    return Path(f"{_object(source)}.log").read_text()
 
 
 def kernels_of(said: str) -> list[Kernel]:
@@ -94,8 +97,7 @@ def registers_in_library() -> dict[tuple[str, str], int]:
             for name, registers in re.findall(r"Function (\S+):\n +REG:(\d+)", listing)}
 
 
-def machine_code(arch: str, names: Iterable[str]) -> dict[str, str]:
-    """SASS of these kernels of the library."""
-    listing = _dump("-arch", arch, "-fun", ",".join(names), "-sass", library())
-    parts = re.split(r"Function : (\S+)", listing)
+def machine_code(source: Path, arch: str) -> dict[str, str]:
+    """SASS by kernel of csrc/cuda/<source>.cu, as it was compiled for the library."""
+    parts = re.split(r"Function : (\S+)", _dump("-arch", arch, "-sass", _object(source)))
     return dict(zip(parts[1::2], parts[2::2], strict=True))

@@ -20,8 +20,7 @@ SHARED_LIMIT = 232_448
 @pytest.fixture(scope="module")
 def kernels() -> dict[str, str]:
     """Machine code of the attention kernels."""
-    names = {kernel.name for kernel in kernels_of(messages(ATTENTION))}
-    return machine_code("sm_90a", names)
+    return machine_code(ATTENTION, "sm_90a")
 
 
 def uses_no_local_memory(said: str) -> bool:
