@@ -9,12 +9,17 @@ import pytest
 import torch
 
 from fourreal_kernels.ops.triton_support import interpreting
+from run_folder import open_run_folder
 
 # On a machine with a GPU, FOURREAL_TEST_DEVICE=cuda creates the tensors of the tests there (`make gpu-check`).
 DEVICE = os.environ.get("FOURREAL_TEST_DEVICE", "")
 
 # Triton's interpreter is chosen when a process starts, so these tests are a run of their own.
 collect_ignore = [] if interpreting() or DEVICE else ["triton"]
+
+
+def pytest_configure(config):
+    config.add_cleanup(open_run_folder())
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,11 +1,10 @@
 """The CUDA sources compiled for the host, where a block's threads are fibers: `_cuda` modules that need no GPU.
 
-What is compiled is kept for the test session and shared by all that ask for it.
+What is compiled is kept for the test run and shared by its processes.
 """
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
 import os
 import shutil
@@ -24,6 +23,7 @@ import torch
 
 from fourreal_kernels import native
 from fourreal_kernels.ops import cuda_support
+from run_folder import built_once, run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "tests/native/cuda_on_host"
@@ -42,19 +42,14 @@ _COMMON = ("-std=c++17", "-fPIC", "-fvisibility=hidden")
 
 
 @cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="cuda_on_host_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@cache
 def _workers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1)
 
 
 def _run(*command: str | Path) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    # The compilers do without the sanitizer that may be loaded here.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         raise AssertionError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
@@ -77,38 +72,38 @@ def _binding_options() -> list[str]:
 @cache
 def _pybind11_header() -> Future[Path]:
     """pybind11, precompiled: it takes several times longer than a binding file."""
-    header = _folder() / "bindings.hpp"
+    text = "#include <pybind11/pybind11.h>\n#include <pybind11/stl.h>\n"
 
     def compile_header() -> Path:
-        header.write_text("#include <pybind11/pybind11.h>\n#include <pybind11/stl.h>\n")
-        _run("g++", *_binding_options(), "-x", "c++-header", header, "-o", header.with_suffix(".hpp.gch"))
+        header = built_once("bindings.hpp", lambda path: path.write_text(text))
+        built_once("bindings.hpp.gch", lambda path: _run(
+            "g++", *_binding_options(), "-x", "c++-header", header, "-o", path))
         return header
 
     return _workers().submit(compile_header)
 
 
-def _compile_binding(source: Path, target: Path, header: Path | None) -> Path:
+def _compile_binding(source: Path, target: Path, header: Path | None) -> None:
     _run("g++", *_binding_options(), *(("-include", header) if header else ()), "-c", source, "-o", target)
-    return target
 
 
-def _compile_cuda(source: Path, target: Path, sanitized: bool) -> Path:
+def _compile_cuda(source: Path, target: Path, sanitized: bool) -> None:
     """A .cu file with CUDA's names from the shim, or a part of the shim; nvcc knows where CUDA's headers are."""
-    options = [*_COMMON, "-O1", *(_SANITIZERS if sanitized else ())]
+    # Sanitized code takes twice as long to optimise as it then saves.
+    options = [*_COMMON, *(("-O0", *_SANITIZERS) if sanitized else ("-O1",))]
     named = ("-include", SHIM / "shim.hpp") if source.suffix == ".cu" else ()
     include = (ROOT / "csrc/include", CUDA)
     _run("nvcc", "-x", "c++", *(f"-Xcompiler={option}" for option in options), *named,
          *(f"-I{path}" for path in include), "-c", source, "-o", target)
-    return target
 
 
 @cache
 def _object(source: Path, sanitized: bool) -> Future[Path]:
-    target = _folder() / f"{source.parent.name}.{source.name}{'.sanitized' if sanitized else ''}.o"
+    name = f"{source.parent.name}.{source.name}{'.sanitized' if sanitized else ''}.o"
     if source.parent == BINDINGS:
         header = _pybind11_header().result()
-        return _workers().submit(_compile_binding, source, target, header)
-    return _workers().submit(_compile_cuda, source, target, sanitized)
+        return _workers().submit(built_once, name, lambda path: _compile_binding(source, path, header))
+    return _workers().submit(built_once, name, lambda path: _compile_cuda(source, path, sanitized))
 
 
 def _operators_bound() -> list[str]:
@@ -144,11 +139,11 @@ def _module(sources: tuple[str, ...], sanitized: bool) -> Path:
     operators = {_binding_of(source) for source in sources}
     kernels = [_object(path, sanitized) for path in (*RUNTIME, BASE[0], *(CUDA / f"{name}.cu" for name in sources))]
     bindings = [_object(path, False) for path in (BASE[1], *(BINDINGS / f"cuda_{name}.cpp" for name in operators))]
-    folder = Path(tempfile.mkdtemp(dir=_folder()))
+    folder = Path(tempfile.mkdtemp(dir=run_folder()))
     stubs = _stubs((name for name in _operators_bound() if name not in operators), folder)
     module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    objects = [_compile_binding(stubs, folder / "stubs.o", None), *(built.result() for built in (*kernels, *bindings))]
-    _link(module, objects, sanitized, "-shared")
+    _compile_binding(stubs, folder / "stubs.o", None)
+    _link(module, [folder / "stubs.o", *(built.result() for built in (*kernels, *bindings))], sanitized, "-shared")
     return module
 
 
@@ -157,9 +152,8 @@ def host_program(source: Path, sanitized: bool = False) -> Path:
     """A .cu file with a main function, compiled with the shim. Skips the test where the tools are missing."""
     _require_tools()
     built = [_object(path, sanitized) for path in (*RUNTIME, source)]
-    program = _folder() / f"{source.stem}{'.sanitized' if sanitized else ''}"
-    _link(program, [part.result() for part in built], sanitized)
-    return program
+    objects = [part.result() for part in built]
+    return built_once(f"{source.stem}{'.sanitized' if sanitized else ''}", lambda path: _link(path, objects, sanitized))
 
 
 def _link(target: Path, objects: Iterable[Path], sanitized: bool, *options: str) -> None:

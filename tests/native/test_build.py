@@ -104,7 +104,7 @@ def source_tree(tmp_path) -> Path:
     for name in ("setup.py", "pyproject.toml", "CMakeLists.txt", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "README.md").write_text("")
-    for name in ("csrc", "python_bindings"):
+    for name in ("cmake", "csrc", "python_bindings"):
         shutil.copytree(ROOT / name, tmp_path / name)
     package = tmp_path / "fourreal_kernels"
     package.mkdir()

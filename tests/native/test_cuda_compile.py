@@ -1,4 +1,4 @@
-"""The CUDA sources compile without spills, and the library loads where there is no device."""
+"""The kernels of the built library spill nothing and move 16 bytes at a time; it loads where there is no device."""
 
 from __future__ import annotations
 
@@ -7,47 +7,61 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from built_kernels import ROOT, besides_figures, kernels_of, machine_code, messages, registers_in_library
 from fourreal_kernels import native
 from fourreal_kernels.version import __version__
 
-ROOT = Path(__file__).resolve().parents[2]
-# The Hopper attention takes long to compile; test_hopper_compile.py does it once.
-SOURCES = sorted(set((ROOT / "csrc/cuda").glob("*.cu")) - set((ROOT / "csrc/cuda").glob("hopper_attention*.cu")))
-# Compiling takes long: `make test` looks at spills on Hopper, `make test-all` on sm_80 as well.
-ARCHS = ("sm_90a", pytest.param("sm_80", marks=pytest.mark.slow))
-# Their kernels need instructions of Hopper: compiled for an older chip they are empty or absent.
-HOPPER_ONLY: set[str] = set()
-# Static shared memory of a block that a source may use, where it is not what every chip gives without being asked.
-SHARED_LIMITS: dict[str, int] = {}
+SOURCES = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+# Their kernels need instructions of Hopper.
+HOPPER_ONLY = {source for source in SOURCES if source.name.startswith("hopper_")}
+# Static shared memory of a block that every chip gives without being asked.
 SHARED_LIMIT = 48 << 10
 NO_NVCC = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
 
 
-def compile_source(source: Path, arch: str, *options: str) -> str:
-    """nvcc's messages; fails on an error or a warning."""
-    command = ["nvcc", "-O3", "-std=c++17", f"-I{ROOT / 'csrc/include'}", "-arch", arch, *options, str(source)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
-    return done.stderr
+def chips() -> set[str]:
+    """The chips that the library has machine code for."""
+    return {arch for arch in native.cuda_library().build_info()["archs"] if arch.startswith("sm_")}
 
 
-@NO_NVCC
-@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_no_spills(source, arch, tmp_path):
-    messages = compile_source(source, arch, "-cubin", "-Xptxas", "-v", "-o", str(tmp_path / "out.cubin"))
-    kernels = messages.count("Compiling entry function")
-    expected = "__global__" in source.read_text() and (arch == "sm_90a" or source.name not in HOPPER_ONLY)
-    assert kernels > 0 or not expected
-    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", messages)
-    assert len(spills) == kernels
-    assert all(counts == ("0", "0") for counts in spills), messages
-    limit = SHARED_LIMITS.get(source.name, SHARED_LIMIT)
-    assert all(int(count) <= limit for count in re.findall(r"(\d+) bytes smem", messages)), messages
+def test_no_spills_and_no_warnings(source):
+    """On every chip."""
+    said = messages(source)
+    assert besides_figures(said) == ""
+    kernels = kernels_of(said)
+    assert "__global__" not in source.read_text() or kernels
+    expected = {"sm_90a"} if source in HOPPER_ONLY else chips()
+    assert not kernels or {kernel.arch for kernel in kernels} == expected
+    assert [kernel for kernel in kernels if kernel.spill_stores or kernel.spill_loads] == []
+    assert [kernel for kernel in kernels if kernel.shared > SHARED_LIMIT] == []
+
+
+def test_the_messages_are_those_of_the_library():
+    """And of all of its kernels."""
+    said = [kernel for source in SOURCES for kernel in kernels_of(messages(source))]
+    assert {(kernel.arch, kernel.name): kernel.registers for kernel in said} == registers_in_library()
+
+
+SPILLING = """ptxas info    : Compiling entry function 'k' for 'sm_80'
+ptxas info    : Function properties for k
+    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 320 bytes smem, 1012 bytes cmem[0]
+"""
+
+
+@pytest.mark.parametrize("more", ["", "a.cu(3): warning #177-D: variable \"x\" was declared but never referenced\n",
+                                  "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async\n",
+                                  "ptxas info    : Function properties for f\n    8 bytes stack frame, 8 bytes spill "
+                                  "stores, 8 bytes spill loads\n"], ids=["nothing", "nvcc", "ptxas", "function"])
+def test_spills_and_warnings_are_seen(more):
+    (kernel,) = kernels_of(more + SPILLING)
+    assert (kernel.name, kernel.arch, kernel.stack, kernel.spill_stores, kernel.spill_loads) == ("k", "sm_80", 16, 8, 4)
+    assert (kernel.registers, kernel.barriers, kernel.shared) == (255, 1, 320)
+    assert besides_figures(more + SPILLING + "ptxas info    : 0 bytes gmem, 8 bytes cmem[3]\n") == more
 
 
 # Of the kernels on packs of a source: their names, how many there are, the least 16-byte loads and stores of each.
@@ -61,32 +75,34 @@ VECTOR_KERNELS = {
 }
 
 
-@NO_NVCC
+def kernels_on_hopper(source: str, pattern: str) -> list[str]:
+    """Machine code of the kernels of csrc/cuda/<source>.cu whose names match."""
+    code = machine_code(ROOT / f"csrc/cuda/{source}.cu", "sm_90a")
+    return [kernel for name, kernel in code.items() if re.match(pattern, name)]
+
+
 @pytest.mark.parametrize("source", VECTOR_KERNELS)
-def test_vector_accesses_are_emitted(source, tmp_path):
+def test_vector_accesses_are_emitted(source):
     """Every kernel on packs loads and stores 16 bytes at a time: nvcc can split them without a word."""
     name, count, loads, stores = VECTOR_KERNELS[source]
-    assembly = tmp_path / "out.ptx"
-    compile_source(ROOT / f"csrc/cuda/{source}.cu", "sm_90a", "-ptx", "-o", str(assembly))
-    wide = [kernel for kernel in assembly.read_text().split(".entry ")[1:] if re.match(name, kernel)]
+    wide = kernels_on_hopper(source, name)
     assert len(wide) == count
     for kernel in wide:
-        wide_loads, wide_stores = kernel.count("ld.global.v4"), kernel.count("st.global.v4")
+        wide_loads, wide_stores = (len(re.findall(rf"{access}\.E\S*\.128\b", kernel)) for access in ("LDG", "STG"))
         assert wide_stores >= stores and wide_loads >= max(loads, wide_stores)
-        assert not re.search(r"st\.global\.(?!v4|f32)", kernel)
+        assert not re.search(r"STG\.E\S*\.(?:64|[US](?:8|16))\b", kernel)
 
 
-@NO_NVCC
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_pointwise_attention_moves_vectors(direction, tmp_path):
+def test_pointwise_attention_moves_vectors(direction):
     """Rows go to shared memory, to registers and back by 16 bytes; the element paths stay small."""
-    assembly = tmp_path / "out.ptx"
-    compile_source(ROOT / f"csrc/cuda/pointwise_attention_{direction}.cu", "sm_90a", "-ptx", "-o", str(assembly))
-    kernels = assembly.read_text().split(".entry ")[1:]
+    kernels = kernels_on_hopper(f"pointwise_attention_{direction}", "")
     assert len(kernels) == 3
     for kernel in kernels:
-        assert kernel.count("cp.async.cg.shared.global") >= 3 and kernel.count("ld.shared.v4") >= 16
-        assert kernel.count("st.global.v4") >= 8 and len(re.findall(r"st\.global\.(?!v4)", kernel)) <= 20
+        assert len(re.findall(r"LDGSTS\.E\.BYPASS\S*\.128\b", kernel)) >= 3
+        assert len(re.findall(r"LDS\.128\b", kernel)) >= 16
+        stores = re.findall(r"STG\.E(\S*)", kernel)
+        assert stores.count(".128") >= 8 and len(stores) - stores.count(".128") <= 20
 
 
 @NO_NVCC

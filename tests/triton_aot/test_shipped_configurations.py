@@ -14,6 +14,18 @@ from triton_compile import ARCHS, SHARED_MEMORY
 from triton_pool import CompilePool, Key, cases
 
 CASES = {key: case for arch in ARCHS for key, case in cases(arch).items()}
+# One chip for each configuration that several share: for its own instructions, else for its small shared memory.
+FIRST_CHIPS = ("sm_90", "sm_120", "sm_80", "sm_100")
+
+
+def first_compilations() -> set[Key]:
+    """The cases of which `make test` compiles the configuration; `make test-all` repeats it for the other chips."""
+    firsts: dict[tuple, Key] = {}
+    for key in sorted(CASES, key=lambda key: FIRST_CHIPS.index(key[1])):
+        case = CASES[key]
+        configuration = (key[0], case.name, str(case.constexprs), case.num_warps, case.num_stages)
+        firsts.setdefault(configuration, key)
+    return set(firsts.values())
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +70,13 @@ def _has(case: dict, config: dict[str, int]) -> bool:
     return all(case.get(name) == value for name, value in config.items())
 
 
-@pytest.mark.parametrize("key", [pytest.param(key, id=f"{key[1]}-{key[0]}-{case.name}") for key, case in CASES.items()])
+def _parameters() -> list:
+    firsts = first_compilations()
+    return [pytest.param(key, id=f"{key[1]}-{key[0]}-{case.name}", marks=() if key in firsts else pytest.mark.slow)
+            for key, case in CASES.items()]
+
+
+@pytest.mark.parametrize("key", _parameters())
 def test_compiles_within_the_chip(key: Key, pool: CompilePool):
     arch = key[1]
     compiled = pool.result(key)

@@ -34,12 +34,11 @@ struct Sum {
     FOURREAL_ALWAYS_INLINE Vec operator()(Vec a, Vec b) const { return a + b; }
 };
 
-// Two queries share a vector of scores: one has its lower half, the other its upper half. With kVectors vectors of
-// channels, or any number if it is 0.
-template <typename T, int kVectors>
-class ShortForward {
-public:
-    ShortForward(const PointwiseForward& job, Scratch scratch)
+// What does not depend on the number of channels: compiled once for every storage type.
+template <typename T>
+class ShortParts {
+protected:
+    ShortParts(const PointwiseForward& job, Scratch scratch)
         : job_(job), shape_(job.shape), buffers_(job.shape, scratch), factor_(job.shape.scale * kLog2E) {
         clear(buffers_.keys, kHalf * buffers_.stride);
         clear(buffers_.scores, (kHalf + kTileRows) * kHalf);
@@ -48,32 +47,6 @@ public:
             buffers_.hidden[lane] = lane % kHalf < shape_.entries ? 0.0f : -__builtin_inff();
         store(buffers_.largest, zero());
         store(buffers_.sums, broadcast(1.0f));
-    }
-
-    void operator()(const Position& position, const Position* upcoming) const {
-        const Rows<const T> queries(job_.q, position);
-        copy_rows(Rows<const T>(job_.k, position), buffers_.keys);
-        if (upcoming) {
-            prefetch(Rows<const T>(job_.k, *upcoming));
-            prefetch(Rows<const T>(job_.q, *upcoming));
-        }
-        for (std::int64_t i = 0; i < shape_.entries; i += 2) score_pair(queries, i);
-        for (std::int64_t i = 0; i < shape_.entries; i += 2) normalise_pair(i);
-        copy_rows(Rows<const T>(job_.v, position), buffers_.values);
-        if (upcoming) {
-            prefetch(Rows<const T>(job_.v, *upcoming));
-            if (!shape_.stream) prefetch(Rows<T>(job_.out, *upcoming));
-        }
-        if (shape_.stream)
-            write_outputs<true>(Rows<T>(job_.out, position));
-        else
-            write_outputs<false>(Rows<T>(job_.out, position));
-        write_log_sums(Rows<float>(job_.lse, position));
-    }
-
-private:
-    static void clear(float* values, std::int64_t count) {
-        for (std::int64_t i = 0; i < count; ++i) values[i] = 0.0f;
     }
 
     template <typename Element>
@@ -94,27 +67,6 @@ private:
         }
     }
 
-    FOURREAL_ALWAYS_INLINE std::int64_t stride() const { return kVectors > 0 ? kVectors * kWidth : buffers_.stride; }
-
-    // Two queries: scores of the first in one half of a vector, of the second in the other.
-    FOURREAL_ALWAYS_INLINE void score_pair(const Rows<const T>& queries, std::int64_t i) const {
-        const T* first = queries.row(i, 0);
-        const T* second = queries.row(i + 1 < shape_.entries ? i + 1 : i, 0);
-        Vec products[kWidth];
-#pragma GCC unroll 16
-        for (int j = 0; j < kWidth; ++j) products[j] = zero();
-        for (std::int64_t c = 0; c < stride(); c += kWidth) {
-            const Vec a = load_channels(first, c, shape_.channels), b = load_channels(second, c, shape_.channels);
-#pragma GCC unroll 16  // the products live in registers
-            for (int j = 0; j < kHalf; ++j) {
-                const Vec key = load(buffers_.keys + j * stride() + c);
-                products[j] = fmadd(a, key, products[j]);
-                products[kHalf + j] = fmadd(b, key, products[kHalf + j]);
-            }
-        }
-        store(buffers_.scores + i * kHalf, sum_lanes(products));
-    }
-
     FOURREAL_ALWAYS_INLINE void normalise_pair(std::int64_t i) const {
         float* const at = buffers_.scores + i * kHalf;
         const Vec factor = broadcast(factor_), hidden = load(buffers_.hidden), scores = load(at);
@@ -126,6 +78,29 @@ private:
         keep_first_lanes(buffers_.sums + i, sums);
     }
 
+    void write_outputs(const Rows<T>& out) const {
+        if (shape_.stream)
+            write_tiles<true>(out);
+        else
+            write_tiles<false>(out);
+    }
+
+    void write_log_sums(const Rows<float>& lse) const {
+        float values[kWidth];
+        store(values, log_sum(load(buffers_.largest), load(buffers_.sums)));
+        for (std::int64_t i = 0; i < shape_.entries; ++i) *lse.row(i, 0) = values[i];
+    }
+
+    const PointwiseForward& job_;
+    const PointwiseShape& shape_;
+    const Buffers buffers_;
+    const float factor_;
+
+private:
+    static void clear(float* values, std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i) values[i] = 0.0f;
+    }
+
     // Lane 0 and the first lane of the upper half, side by side. There is room for one more query than there are.
     static FOURREAL_ALWAYS_INLINE void keep_first_lanes(float* to, Vec x) {
         float lanes[kWidth];
@@ -135,7 +110,7 @@ private:
     }
 
     template <bool kStream>
-    void write_outputs(const Rows<T>& out) const {
+    void write_tiles(const Rows<T>& out) const {
         std::int64_t left = buffers_.stride / kWidth;
         for (std::int64_t c = 0; left > 0;) {
             if (kTileVectors >= 3 && (left == 3 || left > 4)) {
@@ -176,17 +151,57 @@ private:
                 store(to + at, row[x]);
         }
     }
+};
 
-    void write_log_sums(const Rows<float>& lse) const {
-        float values[kWidth];
-        store(values, log_sum(load(buffers_.largest), load(buffers_.sums)));
-        for (std::int64_t i = 0; i < shape_.entries; ++i) *lse.row(i, 0) = values[i];
+// Two queries share a vector of scores: one has its lower half, the other its upper half. With kVectors vectors of
+// channels, or any number if it is 0.
+template <typename T, int kVectors>
+class ShortForward : ShortParts<T> {
+    using Parts = ShortParts<T>;
+    using Parts::buffers_, Parts::copy_rows, Parts::job_, Parts::prefetch, Parts::shape_;
+
+public:
+    ShortForward(const PointwiseForward& job, Scratch scratch) : Parts(job, scratch) {}
+
+    void operator()(const Position& position, const Position* upcoming) const {
+        const Rows<const T> queries(job_.q, position);
+        copy_rows(Rows<const T>(job_.k, position), buffers_.keys);
+        if (upcoming) {
+            prefetch(Rows<const T>(job_.k, *upcoming));
+            prefetch(Rows<const T>(job_.q, *upcoming));
+        }
+        for (std::int64_t i = 0; i < shape_.entries; i += 2) score_pair(queries, i);
+        for (std::int64_t i = 0; i < shape_.entries; i += 2) Parts::normalise_pair(i);
+        copy_rows(Rows<const T>(job_.v, position), buffers_.values);
+        if (upcoming) {
+            prefetch(Rows<const T>(job_.v, *upcoming));
+            if (!shape_.stream) prefetch(Rows<T>(job_.out, *upcoming));
+        }
+        Parts::write_outputs(Rows<T>(job_.out, position));
+        Parts::write_log_sums(Rows<float>(job_.lse, position));
     }
 
-    const PointwiseForward& job_;
-    const PointwiseShape& shape_;
-    const Buffers buffers_;
-    const float factor_;
+private:
+    FOURREAL_ALWAYS_INLINE std::int64_t stride() const { return kVectors > 0 ? kVectors * kWidth : buffers_.stride; }
+
+    // Two queries: scores of the first in one half of a vector, of the second in the other.
+    FOURREAL_ALWAYS_INLINE void score_pair(const Rows<const T>& queries, std::int64_t i) const {
+        const T* first = queries.row(i, 0);
+        const T* second = queries.row(i + 1 < shape_.entries ? i + 1 : i, 0);
+        Vec products[kWidth];
+#pragma GCC unroll 16
+        for (int j = 0; j < kWidth; ++j) products[j] = zero();
+        for (std::int64_t c = 0; c < stride(); c += kWidth) {
+            const Vec a = load_channels(first, c, shape_.channels), b = load_channels(second, c, shape_.channels);
+#pragma GCC unroll 16  // the products live in registers
+            for (int j = 0; j < kHalf; ++j) {
+                const Vec key = load(buffers_.keys + j * stride() + c);
+                products[j] = fmadd(a, key, products[j]);
+                products[kHalf + j] = fmadd(b, key, products[kHalf + j]);
+            }
+        }
+        store(buffers_.scores + i * kHalf, sum_lanes(products));
+    }
 };
 
 }  // namespace
