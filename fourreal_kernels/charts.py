@@ -65,10 +65,14 @@ class Chart:
 
     def _frame(self, pen: ImageDraw.ImageDraw, font, across: _Scale, up: _Scale) -> None:
         right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+        free_from = 0.0  # a label that would run into the one before it is left out
         for value in self.x_ticks or across.ticks():
-            x = across.place(value)
+            x, label = across.place(value), _number(value)
             pen.line([(x, _TOP), (x, bottom)], _GRID)
-            pen.text((x, bottom + 8), _number(value), _INK, font, anchor="mt")
+            half = pen.textlength(label, font) / 2
+            if x - half >= free_from:
+                pen.text((x, bottom + 8), label, _INK, font, anchor="mt")
+                free_from = x + half + 4
         for value in up.ticks():
             y = up.place(value)
             pen.line([(_LEFT, y), (right, y)], _GRID)
@@ -129,4 +133,4 @@ def _legend(pen: ImageDraw.ImageDraw, font, index: int, series: Series, color: s
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.0f}" if 1000 <= abs(value) < 100_000 else f"{value:.3g}"
