@@ -11,37 +11,17 @@ import fourreal_kernels as fk
 
 from .block import Job, Result, Settings
 from .helpers import attention_cases, op_layouts, op_numerics
+from .hopper_jobs import REPEATS, large_jobs, small_jobs
 
-_AXES = ("tn", "vn", "vn|tn")
 # One listed tile, a second stage, the ring's second turn, tails of frames, batches and heads, many tiles per block.
 _SHAPES = ((1, 1, 1, 64), (1, 1, 2, 64), (1, 1, 5, 64), (1, 3, 2, 100), (2, 3, 4, 65), (1, 2, 3, 1), (1, 4, 5, 240),
            (1, 2, 2, 576))
-_REHEARSED = ((1, 2, 2, 8),)
-_LARGE = (1, 8, 8, 576)
-_HEADS = 2
-_REPEATS = 20
 
 
 def jobs(settings: Settings) -> Iterator[Job]:
     """bfloat16 and float16, D = 64 and 128, every axis, with the gradient of lse; layouts; large; bitwise repeats."""
-    backend = "cuda" if settings.on_gpu else settings.backends[0]
-    for shape in _REHEARSED if settings.small else _SHAPES:
-        for head_dim in (64, 128):
-            for axes in _AXES:
-                for dtype in (torch.bfloat16, torch.float16)[: 2 if shape[3] <= 100 else 1]:
-                    full = (*shape, _HEADS, head_dim)
-                    name = f"{axes} {'x'.join(map(str, full))} {op_numerics.dtype_name(dtype)}"
-                    yield name, lambda a=axes, s=full, d=dtype: _check(backend, a, s, d, "contiguous")
-    for layout in ("packed", "time_first", "heads_first", "stepped"):
-        shape = (2, 3, 2, 8 if settings.small else 40, _HEADS, 64)
-        yield f"layout {layout}", lambda x=layout, s=shape: _check(backend, "vn|tn", s, torch.bfloat16, x)
-    if settings.small:
-        return
-    for head_dim in (64, 128):
-        for axes in _AXES:
-            shape = (*_LARGE, 1, head_dim)
-            yield f"large: {axes} D {head_dim}", lambda a=axes, s=shape: _large(backend, a, s)
-            yield f"repeats: {axes} D {head_dim}", lambda a=axes, s=shape: _repeats(backend, a, s)
+    yield from small_jobs(settings, _SHAPES, 100, _check)
+    yield from large_jobs(settings, _large, _repeats)
 
 
 def _check(backend: str, axes: str, shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> Result:
@@ -90,7 +70,7 @@ def _repeats(backend: str, axes: str, shape: tuple[int, ...]) -> Result:
     out = fk.axis_attention(*leaves, axes, backend=backend)
     grad = torch.randn(shape).bfloat16()
     first = torch.autograd.grad(out, leaves, grad, retain_graph=True)
-    for _ in range(_REPEATS):
+    for _ in range(REPEATS):
         again = torch.autograd.grad(out, leaves, grad, retain_graph=True)
         assert all(map(op_numerics.bitwise_equal, first, again)), "gradients differ from call to call"
-    return {"repeats": _REPEATS}
+    return {"repeats": REPEATS}
