@@ -67,19 +67,28 @@ class _I3DFeatures(FeatureExtractor):
         return torch.cat(found)
 
 
+def _spec(name: str, source: str, path: str, sha256: str | None) -> ExtractorSpec:
+    return ExtractorSpec(
+        name=name,
+        metrics=tuple(_METRICS.values()),
+        source=source,
+        path=path,
+        sha256=sha256,
+        preprocessing=_PREPROCESSING,
+        dimension=CLASSES,
+        licence="not stated with the file; the original Kinetics weights are Apache-2.0",
+    )
+
+
 class TorchScriptI3D(_I3DFeatures):
     """The TorchScript file that StyleGAN-V and most later papers compute FVD with."""
 
-    spec = ExtractorSpec(
+    spec = _spec(
         name="I3D torchscript",
-        metrics=tuple(_METRICS.values()),
         source="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt (also flateon/FVD-I3D-torchscript on the "
         "Hugging Face hub)",
         path="i3d_torchscript.pt",
         sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
-        preprocessing=_PREPROCESSING,
-        dimension=CLASSES,
-        licence="not stated with the file; the original Kinetics weights are Apache-2.0",
     )
 
     @classmethod
@@ -100,16 +109,12 @@ class TorchScriptI3D(_I3DFeatures):
 class Kinetics400I3D(_I3DFeatures):
     """The Kinetics-400 weights converted to PyTorch, run by our own network of the same layout of keys."""
 
-    spec = ExtractorSpec(
+    spec = _spec(
         name="I3D Kinetics-400",
-        metrics=tuple(_METRICS.values()),
         source="i3d_pretrained_400.pt of the FVD code of VideoGPT, TATS and cd-fvd (Google Drive id "
         "1mQK8KD8G6UWRa5t87SRMm5PVXtlpneJT)",
         path="i3d_pretrained_400.pt",
         sha256=None,
-        preprocessing=_PREPROCESSING,
-        dimension=CLASSES,
-        licence="not stated with the file; the original Kinetics weights are Apache-2.0",
     )
 
     @classmethod
