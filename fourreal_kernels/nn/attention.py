@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..grid import TIME, VIEW, parse_axes
 from ..ops.axis_attention.api import axis_attention, two_stream_attention
-from ..ops.qk_norm_rope.api import qk_norm_rope, qk_norm_rope_
+from .norm_rope import norm_rope
 
 Angles = tuple[Tensor, Tensor]
 
@@ -62,13 +62,7 @@ class GridAttention(nn.Module):
     def _qkv(self, x: Tensor, axes: str, angles: Angles | None) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         cos, sin = angles or self._angles(x, axes)
-        if self.q_weight is None and cos is None:
-            return q, k, v
-        if torch.is_grad_enabled():
-            q, k = qk_norm_rope(q, k, self.q_weight, self.k_weight, cos, sin)
-        else:
-            qk_norm_rope_(q, k, self.q_weight, self.k_weight, cos, sin)
-        return q, k, v
+        return *norm_rope(q, k, self.q_weight, self.k_weight, cos, sin), v
 
     def _angles(self, x: Tensor, axes: str) -> Angles | tuple[None, None]:
         if self.rope is None:

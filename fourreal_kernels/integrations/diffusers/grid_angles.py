@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...grid import TIME, VIEW, VIEW_OR_TIME
-from ...ops.qk_norm_rope.api import qk_norm_rope, qk_norm_rope_
 
 # What a model has for a video of so many frames: tensors (b, frames, N, channels) with b 1 or B.
 OfVideo = Callable[[int], tuple[Tensor, ...]]
@@ -107,26 +105,3 @@ def grid_angles(
     if mode == "fused":
         return angles(VIEW_OR_TIME, spacing_of_views(sizes, max_times))
     return StreamAngles(angles(VIEW, sizes.times), angles(TIME, sizes.times))
-
-
-def norm_rope(
-    q: Tensor, k: Tensor, grid: GridAngles, q_weight: Tensor | None = None, k_weight: Tensor | None = None,
-    eps: float = 1e-6,
-) -> tuple[Tensor, Tensor]:
-    """RMS norm by the weights, if any, and rotation by the angles of the grid, if any.
-
-    Args:
-        q, k: ``(B, V, T, N, H, D)``; without grad they may be written to.
-        grid: the angles.
-        q_weight, k_weight: ``(D,)``.
-        eps: of the norm.
-
-    Returns:
-        ``(q, k)``.
-    """
-    if grid.cos is None and q_weight is None:
-        return q, k
-    if torch.is_grad_enabled():
-        return qk_norm_rope(q, k, q_weight, k_weight, grid.cos, grid.sin, eps=eps)
-    qk_norm_rope_(q, k, q_weight, k_weight, grid.cos, grid.sin, eps=eps)
-    return q, k

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from ...grid import TIME, VIEW, VIEW_OR_TIME
+from ...nn.norm_rope import norm_rope
 from ...ops.axis_attention.api import axis_attention
-from .grid_angles import GridAngles, norm_rope
+from .grid_angles import GridAngles
 
 
 class JointProcessor:
@@ -48,7 +49,7 @@ class JointProcessor:
         """
         grid, batch = image_rotary_emb, len(hidden_states)
         q, k, v = self._project(attn, hidden_states, encoder_hidden_states, grid)
-        q, k = norm_rope(q, k, grid)
+        q, k = norm_rope(q, k, None, None, grid.cos, grid.sin)
         text = encoder_hidden_states.shape[1] // _lines(grid)
         text_out, video_out = self._attend(q, k, v, text, grid)
         # First back among the frames: a projection of what is not in one piece copies it once more.

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .grid_angles import GridAngles, GridSizes, StreamAngles, norm_rope
+from ...nn.norm_rope import norm_rope
+from .grid_angles import GridAngles, GridSizes, StreamAngles
 from .self_attention import SelfAttentionProcessor
 from .transformers import GRID_HELP, VideoTransformer, argument, with_argument
 
@@ -108,5 +109,5 @@ class LTXGridProcessor(SelfAttentionProcessor):
         q, k, v = (project(x).unflatten(1, (grid.views, grid.times, -1)) for project in projections)
         # Both in one pass over (B, V, T, N, C), as one head of C channels.
         weights = (attn.norm_q.weight.to(q.dtype), attn.norm_k.weight.to(q.dtype))
-        q, k = norm_rope(q.unsqueeze(-2), k.unsqueeze(-2), grid, *weights, eps=attn.norm_q.eps)
+        q, k = norm_rope(q.unsqueeze(-2), k.unsqueeze(-2), *weights, grid.cos, grid.sin, attn.norm_q.eps)
         return tuple(x.unflatten(-1, (attn.heads, -1)) for x in (q.squeeze(-2), k.squeeze(-2), v))

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .grid_angles import GridAngles, GridSizes, StreamAngles, norm_rope
+from ...nn.norm_rope import norm_rope
+from .grid_angles import GridAngles, GridSizes, StreamAngles
 from .self_attention import SelfAttentionProcessor
 from .transformers import GRID_HELP, VideoTransformer, argument, with_argument
 
@@ -87,4 +88,4 @@ class WanGridProcessor(SelfAttentionProcessor):
         # Under autocast the norms give float32.
         q, k = attn.norm_q(q).to(v.dtype), attn.norm_k(k).to(v.dtype)
         q, k, v = (x.unflatten(1, (grid.views, grid.times, -1)).unflatten(-1, (attn.heads, -1)) for x in (q, k, v))
-        return *norm_rope(q, k, grid), v
+        return *norm_rope(q, k, None, None, grid.cos, grid.sin), v
