@@ -68,7 +68,7 @@ def _check_phase(where: str, phase: Phase, recipe: Recipe) -> None:
             raise ValueError(f"{where}{name}: got {getattr(phase, name)}, expected at least {least}")
     if phase.share <= 0:
         raise ValueError(f"{where}share: got {phase.share}, expected a positive number")
-    if phase.trainable == "sync" and not recipe.model.mode.startswith("two_stream"):
+    if phase.trainable == "sync" and not recipe.model.has_sync:
         raise ValueError(f"{where}trainable: got 'sync', but mode {recipe.model.mode} has no synchronisation")
 
 

@@ -24,6 +24,8 @@ class GridConfig:
         sync_per_channel: one synchronisation weight per channel instead of dense matrices.
         mode: ``"two_stream_soft"`` or ``"two_stream_hard"`` (4Real-Video), ``"sequential"`` (its baseline: one stream,
             view attention then time attention) or ``"fused"`` (4Real-Video-V2: one stream, view-or-time attention).
+        adapters: single streams only (sequential, fused): a trained residual map after each layer, with as many weights
+            as soft synchronisation, so that the modes can be compared over one frozen base.
         source_input: give each token the same patch of the nearest given frames. Carries information around the
             synchronisation layers, so comparisons of the modes switch it off.
         matching: displace those frames by flows matched between given frames (no learned weights) before they are used,
@@ -48,6 +50,7 @@ class GridConfig:
     sync_cond_dim: int = 64
     sync_per_channel: bool = False
     mode: str = "two_stream_soft"
+    adapters: bool = False
     source_input: bool = True
     matching: bool = True
     head: str = "warp"
@@ -64,13 +67,15 @@ class GridConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected a positive integer")
-        for name in ("sync_per_channel", "source_input", "matching"):
+        for name in ("sync_per_channel", "adapters", "source_input", "matching"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected True or False")
         for name in ("mlp_ratio", "mix_sharpness"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
                 raise ValueError(f"{name}: got {value!r}, expected a positive number")
+        if self.adapters and self.two_streams:
+            raise ValueError(f"adapters: got True with mode {self.mode}, expected a single stream (sequential, fused)")
         if self.matching and (self.height % 4 or self.width % 4):
             raise ValueError(f"matching: needs sides that are multiples of 4, got {self.height} x {self.width}")
         if self.patch % 2:
@@ -79,6 +84,15 @@ class GridConfig:
             raise ValueError(f"patch: got {self.patch}, expected a divisor of height={self.height}, width={self.width}")
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"heads: got {self.heads}, expected a divisor of dim={self.dim} with an even quotient")
+
+    @property
+    def two_streams(self) -> bool:
+        return self.mode.startswith("two_stream")
+
+    @property
+    def has_sync(self) -> bool:
+        """Whether there are weights beside the base: synchronisation layers or, of a single stream, adapters."""
+        return self.two_streams or self.adapters
 
     @property
     def token_height(self) -> int:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..grid import TIME, VIEW, VIEW_OR_TIME
 from ..nn import GridRope, HardSync, SoftSync, TwoStreamBlock
+from .adapter import StreamAdapter
 from .alignment import Alignment, align, unaligned
 from .blocks import GridBlock, PatchEmbedding, SigmaEmbedding
 from .conditioning import Sources, nearest_sources, select_frames
@@ -58,10 +59,13 @@ class GridTransformer(nn.Module):
 
     def _add_sync(self) -> None:
         config = self.config
-        if not config.mode.startswith("two_stream"):
+        if not config.has_sync:
+            return
+        self.sync_cond = nn.Linear(config.dim, config.sync_cond_dim)
+        if config.adapters:
+            self.sync = nn.ModuleList([StreamAdapter(config.dim, config.sync_cond_dim) for _ in self.blocks])
             return
         kind = SoftSync if config.mode == "two_stream_soft" else HardSync
-        self.sync_cond = nn.Linear(config.dim, config.sync_cond_dim)
         self.sync = nn.ModuleList(
             [kind(config.dim, config.sync_cond_dim, per_channel=config.sync_per_channel) for _ in self.blocks]
         )
@@ -69,8 +73,8 @@ class GridTransformer(nn.Module):
         self._layers = tuple(TwoStreamBlock(*layer) for layer in zip(self.blocks, self.sync, strict=True))
 
     def sync_parameters(self) -> list[nn.Parameter]:
-        """The parameters of the synchronisation layers: all that the paper's second phase trains."""
-        if not self.config.mode.startswith("two_stream"):
+        """The parameters beside the base, all that the paper's second phase trains: synchronisation or adapters."""
+        if not self.config.has_sync:
             return []
         return [*self.sync_cond.parameters(), *self.sync.parameters()]
 
@@ -168,18 +172,24 @@ class GridTransformer(nn.Module):
             axes = VIEW if streams == "view" else TIME
             return self._run_single(x, [(axes, arguments[streams])])
         if self.config.mode == "sequential":
-            return self._run_single(x, [(VIEW, arguments["view"]), (TIME, arguments["time"])])
+            return self._run_single(x, [(VIEW, arguments["view"]), (TIME, arguments["time"])], cond)
         if self.config.mode == "fused":
-            return self._run_single(x, [(VIEW_OR_TIME, arguments["fused"])])
+            return self._run_single(x, [(VIEW_OR_TIME, arguments["fused"])], cond)
         return self._run_two_stream(x, cond, arguments["view"], arguments["time"])
 
     def _modulation(self, cond: Tensor, context: Tensor) -> Tensor:
         return self.modulation(nn.functional.silu(cond + context)).unflatten(-1, (6, -1))
 
-    def _run_single(self, x: Tensor, passes: list[tuple[str, dict]]) -> Tensor:
-        for block in self.blocks:
+    def _run_single(self, x: Tensor, passes: list[tuple[str, dict]], cond: Tensor | None = None) -> Tensor:
+        """One stream; with ``cond`` through the adapters, without (the base alone) past them."""
+        adapters: list = [None] * len(self.blocks)
+        if cond is not None and self.config.adapters:
+            cond, adapters = self.sync_cond(nn.functional.silu(cond)), list(self.sync)
+        for block, adapter in zip(self.blocks, adapters, strict=True):
             for axes, arguments in passes:
                 x = block(x, axes=axes, **arguments)
+            if adapter is not None:
+                x = adapter(x, cond)
         return x
 
     def _run_two_stream(self, x: Tensor, cond: Tensor, view_kwargs: dict, time_kwargs: dict) -> Tensor:

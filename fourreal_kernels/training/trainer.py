@@ -204,7 +204,7 @@ def _check(recipe: Recipe, dataset: GridDataset) -> None:
     """Raise ValueError unless the recipe can be trained on the data; nothing has been written by then."""
     model, where = recipe.model, f"data: {dataset.directory} holds"
     for phase in recipe.phases:
-        if phase.trainable == "sync" and not model.mode.startswith("two_stream"):
+        if phase.trainable == "sync" and not model.has_sync:
             raise ValueError(f"recipe: phase {phase.name!r} trains 'sync', but mode {model.mode} has none")
     if len(dataset) <= VALIDATION_GRIDS:
         raise ValueError(f"{where} {len(dataset)} grids, expected more than {VALIDATION_GRIDS}")
