@@ -6,6 +6,7 @@ import json
 import math
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -37,7 +38,10 @@ from .environment import versions
 from .errors import UserError, user_errors
 from .extractors import add_extractors, extractor_list, load_extractors
 
-_NAMES = ("metrics.json", "table.md", "comparison.png", "scenes.png", "consistency.png")
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_NAMES = ("metrics.json", "table.md", "scenes.png", "consistency.png")
 _CORRUPTION_NAMES = ("corruptions.json", "corruptions.md", "corruptions.png")
 _METRICS = ("image", "geometry", "frechet")
 _MOST_SCENES = 1000
@@ -55,8 +59,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0], help=f"default: {FAMILIES[0]}")
     parser.add_argument(
-        "--show", type=integer(HELD_OUT_SEED, LARGEST_SEED), default=HELD_OUT_SEED, metavar="SEED",
-        help=f"the held-out scene of comparison.png (default: {HELD_OUT_SEED})",
+        "--show", type=integer(HELD_OUT_SEED, LARGEST_SEED), nargs="+", default=[HELD_OUT_SEED], metavar="SEED",
+        help=f"held-out scenes to draw beside the truth, as comparison-SEED.png (default: {HELD_OUT_SEED})",
     )
     parser.add_argument(
         "--metrics", nargs="+", choices=_METRICS, default=_METRICS, metavar="M",
@@ -78,7 +82,8 @@ def run(arguments: Namespace) -> None:
     if arguments.out is None:
         raise UserError("the following arguments are required: --out (see `fourreal evaluate --help`)")
     check_packages(("PIL", "safetensors", "tqdm"))
-    check_output(arguments.out, _CORRUPTION_NAMES if arguments.corruptions else _NAMES)
+    shown = [_sheet_name(seed) for seed in arguments.show]
+    check_output(arguments.out, _CORRUPTION_NAMES if arguments.corruptions else (*_NAMES, *shown))
     if arguments.corruptions:
         _run_corruptions(arguments)
     else:
@@ -108,7 +113,7 @@ def _run_model(arguments: Namespace) -> None:
             f"expected at least 2 x 2 of {_LEAST_SIDE}x{_LEAST_SIDE}"
         )
     backends = chosen_backends(pipeline.model, config.views, config.times, arguments.backend)
-    result, grids = _measure(pipeline, arguments, extractors)
+    result, sheets = _measure(pipeline, arguments, extractors)
     result["settings"] |= {
         "model": arguments.model,
         "config": config.to_dict(),
@@ -119,7 +124,7 @@ def _run_model(arguments: Namespace) -> None:
     result["versions"] = versions()
     text = f"{table(result)}\n\n{further_tables(result)}"
     with user_errors(OSError, VideoError), staged_folder(arguments.out) as stage:
-        written = _write(stage, result, text, grids)
+        written = _write(stage, result, text, sheets)
     _report(arguments.out, text, written)
 
 
@@ -132,7 +137,18 @@ def _measure(pipeline: GridPipeline, arguments: Namespace, extractors: list[Extr
             pipeline, seeds, family=arguments.family, geometry="geometry" in arguments.metrics, extractors=chosen,
             **options,
         )  # fmt: skip
-        return result, _shown_grids(pipeline, arguments.show, arguments.family, options)
+        sheets = {
+            _sheet_name(seed): comparison_sheet(
+                _shown_grids(pipeline, seed, arguments.family, options),
+                given={"generated": cross_mask(pipeline.model.config.views, pipeline.model.config.times)},
+            )
+            for seed in arguments.show
+        }
+        return result, sheets
+
+
+def _sheet_name(seed: int) -> str:
+    return f"comparison-{seed}.png"
 
 
 def _report(folder: Path, text: str, names) -> None:
@@ -148,13 +164,11 @@ def _shown_grids(pipeline: GridPipeline, seed: int, family: str, options: dict) 
     return {"generated": video.frames, "truth": truth}
 
 
-def _write(folder: Path, result: dict, text: str, grids: dict[str, Tensor]) -> list[str]:
+def _write(folder: Path, result: dict, text: str, sheets: dict[str, Image]) -> list[str]:
     """Write the files and return their names; ``consistency.png`` only where something of it was measured."""
     _write_json(folder / "metrics.json", result)
     (folder / "table.md").write_text(text + "\n")
-    given = {"generated": cross_mask(*grids["generated"].shape[:2])}
-    plots = scene_plot(result) | consistency_plot(result)
-    pictures = {"comparison.png": comparison_sheet(grids, given=given), **plots}
+    pictures = sheets | scene_plot(result) | consistency_plot(result)
     for name, picture in pictures.items():
         picture.save(folder / name)
     return ["metrics.json", "table.md", *pictures]

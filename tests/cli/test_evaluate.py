@@ -18,9 +18,10 @@ def test_files(fourreal, tiny_model, tmp_path):
     out = tmp_path / "out"
     printed = fourreal(
         "evaluate", "--model", tiny_model, "--out", out, "--scenes", 1, "--steps", 2, "--sampler", "heun",
-        "--family", "hard", "--show", 900003,
+        "--family", "hard", "--show", 900003, 900005,
     )  # fmt: skip
-    files = ["comparison.png", "consistency.png", "metrics.json", "scenes.png", "table.md"]
+    sheets = ["comparison-900003.png", "comparison-900005.png"]
+    files = [*sheets, "consistency.png", "metrics.json", "scenes.png", "table.md"]
     assert sorted(path.name for path in out.iterdir()) == files
     assert (out / "table.md").read_text() in printed and "The paper's protocol" in printed
     result = json.loads((out / "metrics.json").read_text())
@@ -32,14 +33,15 @@ def test_files(fourreal, tiny_model, tmp_path):
         assert result["mean"][prediction] == result["scenes"]["900000"][prediction]
         assert result["mean"][prediction]["psnr"] > 5
     assert {"truth", "mean of both", *PREDICTIONS} <= set(result["geometry"]["mean"])
-    with Image.open(out / "comparison.png") as sheet:
-        assert sheet.width > 2 * 3 * 16
+    pictures = [Image.open(out / name) for name in sheets]
+    assert all(sheet.width > 2 * 3 * 16 for sheet in pictures)
+    assert pictures[0].tobytes() != pictures[1].tobytes()
 
 
 def test_image_metrics_alone(fourreal, tiny_model, tmp_path):
     fourreal("evaluate", "--model", tiny_model, "--out", tmp_path, "--scenes", 1, "--steps", 1, "--metrics", "image")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "comparison.png", "metrics.json", "scenes.png", "table.md",
+        "comparison-900000.png", "metrics.json", "scenes.png", "table.md",
     ]  # fmt: skip
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert "geometry" not in result and "distances" not in result
