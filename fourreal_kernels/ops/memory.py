@@ -25,7 +25,7 @@ class _Layout:
 
 def overlaps(a: Tensor, b: Tensor) -> bool:
     """True when two tensors share at least one element (interleaved slices of one buffer do not)."""
-    if a.device != b.device or a.numel() == 0 or b.numel() == 0:
+    if a.device != b.device or a.numel() == 0 or b.numel() == 0 or _interleaved(a, b):
         return False
     first, second = np.asarray(_Layout(a)), np.asarray(_Layout(b))
     if not np.may_share_memory(first, second):
@@ -36,12 +36,34 @@ def overlaps(a: Tensor, b: Tensor) -> bool:
         return True
 
 
-def _addresses(x: Tensor) -> tuple[int, int]:
+def _span(x: Tensor) -> tuple[int, int]:
     """First byte of ``x`` and the one after its last; equal for an empty tensor."""
-    begin, elements = x.data_ptr(), x.numel()
-    if elements and not x.is_contiguous():
-        elements = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return begin, begin + elements * x.element_size()
+    begin = x.data_ptr()
+    if x.is_contiguous() or x.numel() == 0:
+        return begin, begin + x.nbytes
+    last = sum([(size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)])
+    return begin, begin + (1 + last) * x.element_size()
+
+
+def _interleaved(a: Tensor, b: Tensor) -> bool:
+    """True when ``b`` is ``a`` moved into the gaps between the blocks of ``a``, as q and k of one packed projection.
+
+    False says nothing: it is the cheap answer for the usual case.
+    """
+    strides = a.stride()
+    if strides != b.stride() or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    distance, rest = divmod(abs(b.data_ptr() - a.data_ptr()), a.element_size())
+    # a block: all dims that reach less far than from a to b
+    reach, step = 0, 0
+    for stride, size in sorted(zip(strides, a.shape, strict=True)):
+        if size > 1 and step == 0 and reach + stride * (size - 1) < distance:
+            reach += stride * (size - 1)
+        elif size > 1:
+            step = step or stride
+            if step == 0 or stride % step:
+                return False
+    return rest == 0 and step > 0 and reach < distance % step < step - reach
 
 
 def overlaps_itself(x: Tensor) -> bool:
@@ -57,25 +79,26 @@ def overlaps_itself(x: Tensor) -> bool:
     return False
 
 
-def require_writable(name: str, x: Tensor, **others: Tensor | None) -> None:
-    """Refuse a destination that overlaps itself or any of the other tensors.
+def require_writable(destinations: dict[str, Tensor], others: dict[str, Tensor | None]) -> None:
+    """Refuse a destination that overlaps itself, another destination or any of the other tensors.
 
     Raises:
         ValueError: naming the destination and the tensor it overlaps. Nothing has been written.
     """
-    if overlaps_itself(x):
-        raise ValueError(
-            f"{name}: its elements overlap one another (shape {tuple(x.shape)}, strides {tuple(x.stride())}), "
-            "so it cannot be written to; pass a tensor that is not expanded"
-        )
-    begin, end = _addresses(x)
-    for other_name, other in others.items():
-        if other is None:
-            continue
-        other_begin, other_end = _addresses(other)
-        # Ranges of addresses that are apart settle most calls, at a fraction of the exact answer's cost.
-        if begin < other_end and other_begin < end and overlaps(x, other):
-            raise ValueError(f"{name}: shares memory with {other_name}; pass buffers that do not overlap")
+    tensors = [(name, x) for named in (destinations, others) for name, x in named.items() if x is not None]
+    spans = [_span(x) for _, x in tensors]
+    for index, (name, x) in enumerate(tensors[: len(destinations)]):
+        if overlaps_itself(x):
+            raise ValueError(
+                f"{name}: its elements overlap one another (shape {tuple(x.shape)}, strides {tuple(x.stride())}), "
+                "so it cannot be written to; pass a tensor that is not expanded"
+            )
+        begin, end = spans[index]
+        for other in range(index + 1, len(tensors)):
+            # Ranges of addresses that are apart settle most calls, at a fraction of the exact answer's cost.
+            other_begin, other_end = spans[other]
+            if begin < other_end and other_begin < end and overlaps(x, tensors[other][1]):
+                raise ValueError(f"{name}: shares memory with {tensors[other][0]}; pass buffers that do not overlap")
 
 
 def mark_written(*tensors: Tensor) -> None:

@@ -222,6 +222,24 @@ def test_overlap_is_exact_for_slices_of_large_buffers():
     assert overlaps(frames[:, ::2], frames[:, ::3]) and not overlaps(frames, torch.empty_like(frames))
 
 
+def test_overlap_of_one_tensor_moved_within_a_buffer_equals_a_search():
+    """Every distance of a moved copy: into the gaps between blocks, across a block's end, by a whole step."""
+    storage = torch.zeros(400)
+    found = set()
+    for strides in ((100, 20, 1), (60, 13, 1), (64, 8, 2), (96, 12, 4)):
+        a = storage.as_strided((3, 4, 5), strides)
+        for distance in range(1, 90):
+            b = storage.as_strided((3, 4, 5), strides, distance)
+            expected = bool(set(_elements(a)) & set(_elements(b)))
+            assert overlaps(a, b) == overlaps(b, a) == expected, (strides, distance)
+            found.add(expected)
+    assert found == {True, False}
+
+
+def _elements(x):
+    return torch.arange(400).as_strided(x.shape, x.stride(), x.storage_offset()).flatten().tolist()
+
+
 @pytest.mark.parametrize("x, expected", [
     (torch.empty(2, 3, 4), False),
     (torch.empty(2, 3, 4).permute(2, 0, 1), False),

@@ -31,7 +31,8 @@ def _forward_fake(q, k, v, extra_k, extra_v, axes: str, scale: float, determinis
 
 
 def _forward_out(q, k, v, extra_k, extra_v, axes: str, scale: float, deterministic: bool, backend: str, out) -> Tensor:
-    require_writable("out", out, q=q, k=k, v=v, extra_k=extra_k, extra_v=extra_v)
+    others = {"q": q, "k": k, "v": v, "extra_k": extra_k, "extra_v": extra_v}
+    require_writable({"out": out}, others)
     implementation = _backend(q, extra_k, axes, deterministic, backend)
     lse = empty_lse(q)
     implementation.forward(q, k, v, parse_axes(axes), scale, out, lse, (extra_k, extra_v))

@@ -33,8 +33,7 @@ def _forward_fake(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str):
 
 def _in_place(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str) -> None:
     parameters = {"q_weight": q_weight, "k_weight": k_weight, "cos": cos, "sin": sin}
-    require_writable("q", q, k=k, **parameters)
-    require_writable("k", k, **parameters)
+    require_writable({"q": q, "k": k}, parameters)
     implementation = _implementation(q, q_weight, cos, backend, in_place=True)
     implementation.forward(q, k, q_weight, k_weight, cos, sin, eps, q, k)
     mark_written(q, k)

@@ -8,8 +8,7 @@ from torch import Tensor
 from ... import dispatch
 from .. import fresh
 from ..library import define, differentiable
-from ..memory import mark_written
-from .buffers import require_separate
+from ..memory import mark_written, require_writable
 from .call import exchange_call
 
 _INPUTS = (
@@ -37,7 +36,7 @@ def _forward_fake(view, time, weight, bias, input_scale, gate, kind: str, backen
 
 def _in_place(view, time, weight, bias, input_scale, gate, kind: str, backend: str) -> None:
     parameters = {"weight": weight, "bias": bias, "input_scale": input_scale, "gate": gate}
-    require_separate({"view": view, "time": time}, parameters)
+    require_writable({"view": view, "time": time}, parameters)
     implementation = _implementation(view, weight, kind, backend, in_place=True)
     implementation.forward(view, time, weight, bias, input_scale, gate, kind, view, time)
     mark_written(view, time)

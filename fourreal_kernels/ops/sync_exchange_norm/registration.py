@@ -8,8 +8,7 @@ from torch import Tensor
 from ... import dispatch
 from .. import fresh
 from ..library import define, differentiable
-from ..memory import mark_written
-from ..sync_exchange.buffers import require_separate
+from ..memory import mark_written, require_writable
 from ..sync_exchange.call import exchange_call
 from .call import TENSORS, ExchangeNormTensors
 
@@ -43,7 +42,7 @@ def _in_place(*arguments) -> None:
     kind, eps, backend = arguments[_COUNT:]
     tensors = ExchangeNormTensors(*arguments[:_COUNT])
     named = list(tensors.named())
-    require_separate(dict(named[:4]), dict(named[4:]))
+    require_writable(dict(named[:4]), dict(named[4:]))
     implementation = _implementation(tensors, kind, backend, in_place=True)
     implementation.forward(tensors, kind, eps, *arguments[:4])
     mark_written(*arguments[:4])
