@@ -1,4 +1,4 @@
-"""Generate a grid from a fixed-view video and a freeze-time video."""
+"""Generate a grid from a fixed-view video, a freeze-time video, or both."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import torch
 from ..data.staging import staged_folder
 from ..data.video import VideoError, fit_clip, read_video
 from ..model.checkpoint import BUNDLED, bundled_path
+from ..model.config import GridConfig
+from ..model.continuation import WINDOWS
 from ..model.pipeline import GridPipeline
 from .arguments import (
     LARGEST_SEED,
@@ -32,6 +34,7 @@ from .environment import versions
 from .errors import UserError, user_errors
 from .render import FIXED_VIEW, FREEZE_TIME
 
+_LONGEST_AXIS = 64
 _NAMES = ("grid.npz", "grid.png", "grid.mp4", "index.html", "run.json")
 
 
@@ -41,7 +44,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--fixed-view", type=path, metavar="PATH",
         help="the timesteps of one view: a video, GIF, WebP or folder of images (default: a bundled sample)",
     )
-    parser.add_argument("--freeze-time", type=path, metavar="PATH", help="the views of its first timestep, likewise")
+    parser.add_argument(
+        "--freeze-time", type=path, metavar="PATH",
+        help="the views of its first timestep, likewise; one of the two alone gives a guess",
+    )
+    for axis, source in (("views", "--freeze-time"), ("times", "--fixed-view")):
+        parser.add_argument(
+            f"--{axis}", type=integer(2, _LONGEST_AXIS), metavar="N",
+            help=f"of the grid; that many frames are taken from {source} (default: as the model was trained)",
+        )
+    parser.add_argument(
+        "--windows", choices=WINDOWS, default=WINDOWS[0],
+        help=f"how a grid larger than the model was trained on is generated (default: {WINDOWS[0]})",
+    )
     add_out(parser)
     add_model(parser)
     parser.add_argument("--seed", type=integer(0, LARGEST_SEED), default=0, metavar="S", help="default: 0")
@@ -67,12 +82,13 @@ def run(arguments: Namespace) -> None:
     config = pipeline.model.config
     if min(config.views, config.times) < 2:
         raise UserError(f"argument --model: it makes {config.views} x {config.times} frames, expected 2 x 2 or more")
-    backends = chosen_backends(pipeline.model, config.views, config.times, arguments.backend)
+    counts = {"views": arguments.views or config.views, "times": arguments.times or config.times}
+    backends = chosen_backends(pipeline.model, **_largest_pass(arguments, config, counts), backend=arguments.backend)
     with _timed(seconds, "read"):
-        inputs = _read_inputs(paths, pipeline)
+        inputs = _read_inputs(paths, counts, (config.height, config.width))
     with _timed(seconds, "generate"), backend_context(arguments.backend):
         video = pipeline(
-            *(clip.frames for clip in inputs.values()),
+            **{name: clip.frames for name, clip in inputs.items()}, **counts, windows=arguments.windows,
             steps=arguments.steps, seed=arguments.seed, sampler=arguments.sampler,
         )
     for note in video.notes:
@@ -80,7 +96,7 @@ def run(arguments: Namespace) -> None:
     with user_errors(OSError, VideoError), staged_folder(arguments.out) as stage:
         with _timed(seconds, "write"):
             video.save(stage, caption=_caption(arguments, paths))
-        record = _record(arguments, pipeline, inputs, backends, video.notes, seconds)
+        record = _record(arguments, pipeline, inputs, counts, backends, video.notes, seconds)
         (stage / "run.json").write_text(json.dumps(record, indent=2) + "\n")
     generated = int((~video.given).sum())
     print(f"generated {generated} of {video.given.numel()} frames in {seconds['generate']:.1f} s")
@@ -90,13 +106,16 @@ def run(arguments: Namespace) -> None:
 
 def _input_paths(arguments: Namespace) -> dict[str, Path]:
     paths = {"fixed_view": arguments.fixed_view, "freeze_time": arguments.freeze_time}
-    missing = [f"--{name.replace('_', '-')}" for name, given in paths.items() if given is None]
-    if len(missing) == 1:
-        raise UserError(f"argument {missing[0]}: expected too, since the other video is given (or neither of them)")
-    if missing:
-        sample = Path(str(resources.files("fourreal_kernels.model") / "sample"))
-        return {"fixed_view": sample / FIXED_VIEW, "freeze_time": sample / FREEZE_TIME}
-    return paths
+    given = {name: source for name, source in paths.items() if source is not None}
+    sample = Path(str(resources.files("fourreal_kernels.model") / "sample"))
+    return given or {"fixed_view": sample / FIXED_VIEW, "freeze_time": sample / FREEZE_TIME}
+
+
+def _largest_pass(arguments: Namespace, config: GridConfig, counts: dict[str, int]) -> dict[str, int]:
+    """Most views and timesteps that the model sees at once."""
+    if arguments.windows == "whole":
+        return counts
+    return {axis: min(count, getattr(config, axis)) for axis, count in counts.items()}
 
 
 def _check_apart(out: Path, paths: dict[str, Path]) -> None:
@@ -108,11 +127,9 @@ def _check_apart(out: Path, paths: dict[str, Path]) -> None:
                 raise UserError(f"argument --out: {out} is or replaces the input {name} ({source}); choose another")
 
 
-def _read_inputs(paths: dict[str, Path], pipeline: GridPipeline) -> dict[str, Input]:
-    config = pipeline.model.config
-    counts = {"fixed_view": config.times, "freeze_time": config.views}
-    size = (config.height, config.width)
-    inputs = {name: _read_input(source, counts[name], size) for name, source in paths.items()}
+def _read_inputs(paths: dict[str, Path], counts: dict[str, int], size: tuple[int, int]) -> dict[str, Input]:
+    frames = {"fixed_view": counts["times"], "freeze_time": counts["views"]}
+    inputs = {name: _read_input(source, frames[name], size) for name, source in paths.items()}
     sizes = {f"{clip.record['width']}x{clip.record['height']}" for clip in inputs.values()}
     for name, clip in inputs.items():
         record = clip.record
@@ -152,7 +169,7 @@ def _caption(arguments: Namespace, paths: dict[str, Path]) -> str:
     return f"from {names}; {arguments.steps} {arguments.sampler} steps, seed {arguments.seed}"
 
 
-def _record(arguments: Namespace, pipeline: GridPipeline, inputs, backends, notes, seconds) -> dict:
+def _record(arguments: Namespace, pipeline: GridPipeline, inputs, counts, backends, notes, seconds) -> dict:
     folder = bundled_path() if arguments.model == BUNDLED else Path(arguments.model)
     return {
         "inputs": {name: clip.record for name, clip in inputs.items()},
@@ -161,6 +178,8 @@ def _record(arguments: Namespace, pipeline: GridPipeline, inputs, backends, note
             "model": arguments.model,
             "model_path": str(folder.resolve()),
             "config": pipeline.model.config.to_dict(),
+            **counts,
+            "windows": arguments.windows,
             "steps": arguments.steps,
             "sampler": arguments.sampler,
             "seed": arguments.seed,

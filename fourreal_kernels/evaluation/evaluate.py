@@ -107,9 +107,9 @@ def _with_progress(seeds: Sequence[int]) -> Iterable[int]:
     return tqdm(seeds, desc="evaluate", unit="scene")
 
 
-def measure(predicted: Tensor, truth: Tensor) -> dict[str, float]:
-    """All metrics of one grid ``(V, T, 3, H, W)`` over the frames that the fixed cross does not give."""
-    generated = ~cross_mask(*truth.shape[:2])
+def measure(predicted: Tensor, truth: Tensor, given: Tensor | None = None) -> dict[str, float]:
+    """All metrics of one grid ``(V, T, 3, H, W)`` over the frames that are not ``given``, by default the cross."""
+    generated = ~(cross_mask(*truth.shape[:2]) if given is None else given)
     moving = moving_pixels(truth)[generated]
     predicted, truth = predicted[generated], truth[generated]
     values = (

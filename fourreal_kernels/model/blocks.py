@@ -54,12 +54,19 @@ class GridBlock(nn.Module):
     def two_stream(
         self, view: Tensor, time: Tensor, view_kwargs: Mapping[str, Any], time_kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Run the block on both streams with one attention operator."""
+        """Run the block on both streams with one attention operator.
+
+        Streams that are one tensor (in the first layer, and after a hard synchronisation) are normalised once. Their
+        q, k and v are not shared: each stream's context embedding scales the channels that the projection mixes, so
+        they agree only where the two modulations do.
+        """
         view_shift, view_scale, view_gate, *view_mlp = self._modulation(view_kwargs["modulation"])
         time_shift, time_scale, time_gate, *time_mlp = self._modulation(time_kwargs["modulation"])
+        view_norm = _norm(view)
+        time_norm = view_norm if time is view else _norm(time)
         view_out, time_out = self.attention.two_stream(
-            _modulate(view, view_shift, view_scale),
-            _modulate(time, time_shift, time_scale),
+            torch.addcmul(view_shift, view_norm, 1 + view_scale),
+            torch.addcmul(time_shift, time_norm, 1 + time_scale),
             view_kwargs["angles"],
             time_kwargs["angles"],
         )
@@ -86,8 +93,12 @@ class GridBlock(nn.Module):
         return x
 
 
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
+
+
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+    return torch.addcmul(shift, _norm(x), 1 + scale)
 
 
 def _gelu_tanh_(x: Tensor) -> Tensor:

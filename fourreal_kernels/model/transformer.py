@@ -195,12 +195,15 @@ class GridTransformer(nn.Module):
     def _run_two_stream(self, x: Tensor, cond: Tensor, view_kwargs: dict, time_kwargs: dict) -> Tensor:
         view = time = x
         sync_cond = self.sync_cond(nn.functional.silu(cond))
+        # After a hard synchronisation the streams are equal: one buffer serves both, and the next block's norm too.
+        hard = self.config.mode == "two_stream_hard"
         for layer in self._layers:
             view, time = layer(
                 view, time, sync_cond, view_kwargs=view_kwargs, time_kwargs=time_kwargs,
                 inplace=not torch.is_grad_enabled(),
             )
-        return (view + time) / 2
+            time = view if hard else time
+        return view if hard else (view + time) / 2
 
 
 def _check_index(name: str, index: Tensor | None, count: int) -> None:

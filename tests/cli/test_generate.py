@@ -132,6 +132,27 @@ def test_stated_backends_are_those_that_run(make_model, mode, monkeypatch):
     assert {shared.get(op, op.removesuffix("_")): name for op, name in stated.items()} == ran
 
 
+def test_larger_grid(generate, tmp_path, clips):
+    """The model was trained on 3 x 3; every file is written for 5 x 4."""
+    generate(tmp_path, "--views", 5, "--times", 4, fixed=clips / "long.mp4", freeze=clips / "long.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == NAMES
+    assert frames_of(tmp_path).shape == (5, 4, 16, 16, 3)
+    record = record_of(tmp_path)
+    assert (record["settings"]["views"], record["settings"]["times"]) == (5, 4)
+    assert any("generated in 4 windows (cross)" in note for note in record["notes"])
+
+
+@pytest.mark.parametrize("name", ["fixed-view", "freeze-time"])
+def test_one_video_alone(fourreal, tiny_model, tmp_path, clips, name):
+    video = clips / "fixed.mp4"
+    printed = fourreal("generate", "--model", tiny_model, f"--{name}", video, "--steps", 1, "--out", tmp_path)
+    assert "generated 6 of 9 frames" in printed and "note: no f" in printed
+    assert list(record_of(tmp_path)["inputs"]) == [name.replace("-", "_")]
+    frames = frames_of(tmp_path)
+    given = frames[0] if name == "fixed-view" else frames[:, 0]
+    assert np.array_equal(given, read_video(video).frames)
+
+
 def test_files_of_an_earlier_run_are_replaced(generate, tmp_path):
     (tmp_path / "run.json").write_text("old")
     (tmp_path / "mine.txt").write_text("keep")

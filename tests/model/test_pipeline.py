@@ -91,13 +91,44 @@ def test_first_frames_that_differ_by_compression_are_not_noted(pipeline):
     assert _generate(pipeline, fixed_view, freeze_time).notes == []
 
 
-@pytest.mark.parametrize(("views", "times"), [(2, 2), (5, 4), (3, 6)])
-def test_other_grids_than_the_trained_one_are_noted(pipeline, views, times):
+@pytest.mark.parametrize(
+    ("views", "times", "how"),
+    [
+        (2, 2, ""),
+        (5, 4, ": generated in 2 windows (cross) of at most 3 and 4"),
+        (2, 8, ": generated in 3 windows (cross) of at most 2 and 4"),
+    ],
+)
+def test_other_grids_than_the_trained_one_are_noted(pipeline, views, times, how):
     video = _generate(pipeline, *_clips(views, times))
     assert video.frames.shape[:2] == (views, times)
-    assert video.notes == [
-        f"the grid has {views} views and {times} timesteps; the model was trained on {VIEWS} and {TIMES}"
-    ]
+    trained = f"the model was trained on {VIEWS} and {TIMES}"
+    assert video.notes == [f"the grid has {views} views and {times} timesteps; {trained}{how}"]
+
+
+def test_one_video_alone(pipeline):
+    fixed_view, freeze_time = _clips()
+    from_views = _generate(pipeline, None, freeze_time)
+    assert from_views.frames.shape[:2] == (VIEWS, TIMES) and torch.equal(from_views.frames[:, 0], freeze_time)
+    assert from_views.given.sum() == VIEWS and "no fixed-view video" in from_views.notes[0]
+    from_times = _generate(pipeline, fixed_view, views=2)
+    assert from_times.frames.shape[:2] == (2, TIMES) and torch.equal(from_times.frames[0], fixed_view)
+    assert from_times.given.sum() == TIMES and "no freeze-time video" in from_times.notes[0]
+    with pytest.raises(ValueError, match="^fixed_view, freeze_time: got None for both"):
+        _generate(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"views": VIEWS + 1}, f"^views: got {VIEWS + 1}, but freeze_time has {VIEWS} frames"),
+        ({"times": 1}, "^times: got 1, expected an integer of at least 2"),
+        ({"windows": "diagonal"}, "^windows: got 'diagonal', expected one of cross, sliding, whole"),
+    ],
+)
+def test_bad_sizes_are_named(pipeline, options, message):
+    with pytest.raises(ValueError, match=message):
+        _generate(pipeline, *_clips(), **options)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,6 +7,7 @@ the blocks takes part; the synchronisation layers are as they start.
 import pytest
 import torch
 
+from fourreal_kernels.model.blocks import GridBlock
 from tiny_models import base_parameters, model_inputs, perturb, tiny_model
 
 VIEWS, TIMES = torch.arange(3), torch.arange(4)
@@ -64,3 +65,21 @@ def test_sigma_does_not_change_the_start_of_the_synchronisation(mode):
     assert torch.equal(model._run(tokens, cond, "both", VIEWS, TIMES), before)
     perturb(model.sync.parameters())
     assert not torch.allclose(model._run(tokens, cond, "both", VIEWS, TIMES), before, atol=1e-3)
+
+
+@both_paths
+def test_hard_streams_are_one_tensor_from_block_to_block(grad, monkeypatch):
+    """So that each block normalises them once; the results are those of two equal tensors."""
+    model, tokens, cond = _model_and_tokens("two_stream_hard", False)
+    perturb(model.parameters(), seed=2)
+    two_stream, pairs = GridBlock.two_stream, []
+
+    def apart(block, view, time, *arguments):
+        pairs.append(view is time)
+        return two_stream(block, view, time.clone(), *arguments)
+
+    with torch.set_grad_enabled(grad):
+        together = model._run(tokens, cond, "both", VIEWS, TIMES)
+        monkeypatch.setattr(GridBlock, "two_stream", apart)
+        assert torch.equal(model._run(tokens, cond, "both", VIEWS, TIMES), together)
+    assert pairs == [True] * len(model.blocks)
