@@ -14,8 +14,9 @@ from fourreal_kernels.data.contact_sheet import comparison_sheet
 from fourreal_kernels.evaluation.held_out import held_out_grid
 from fourreal_kernels.model import GridPipeline
 from fourreal_kernels.model.conditioning import cross_mask
+from fourreal_kernels.training.flops import forward_flops
 
-from .costs import forward_flops, parameters, seconds_and_memory
+from .costs import parameters, seconds_and_memory
 from .quality import TRUTH, measure_scenes, over_scenes, over_seeds
 from .runs import MODES, mode_recipe, render_data, train_base, train_mode
 from .table import markdown
@@ -68,7 +69,8 @@ def _result(arguments: argparse.Namespace, models: dict[str, GridPipeline]) -> d
             f"{steps} steps": over_seeds([means[f"{mode}, seed {s}, {steps} steps"] for s in range(arguments.seeds)])
             for steps in (1, SAMPLING_STEPS)
         }
-        modes[mode] = {"flops": forward_flops(config), **parameters(config), **costs[mode], "quality": quality}
+        flops = sum(forward_flops(config, config.views, config.times).values())
+        modes[mode] = {"flops": flops, **parameters(config), **costs[mode], "quality": quality}
     settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "data")}
     return {
         "settings": settings | {"sampling_steps": SAMPLING_STEPS, "torch_threads": torch.get_num_threads()},

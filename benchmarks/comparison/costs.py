@@ -1,4 +1,4 @@
-"""Parameters, FLOPs, seconds and memory of the modes."""
+"""Parameters, seconds and memory of the modes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from statistics import median
 
 import torch
 
-from fourreal_kernels.grid import TIME, VIEW, VIEW_OR_TIME, parse_axes
 from fourreal_kernels.model import GridConfig, GridPipeline, GridTransformer
 
 from ..memory import peak_bytes
@@ -23,17 +22,6 @@ def parameters(config: GridConfig) -> dict[str, int]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "beside_the_base": sum(p.numel() for p in model.sync_parameters()),
     }
-
-
-def forward_flops(config: GridConfig) -> int:
-    """FLOPs of the layers in one forward pass of a whole grid: linear maps, attention products, synchronisation."""
-    grid = config.views, config.times, config.token_height * config.token_width
-    tokens, width = grid[0] * grid[1] * grid[2], config.dim
-    passes = (VIEW_OR_TIME,) if config.mode == "fused" else (VIEW, TIME)
-    linear = (4 + 2 * config.mlp_ratio) * width**2 * len(passes)
-    attention = sum(2 * parse_axes(axes).keys_per_query(*grid) * width for axes in passes)
-    beside = {"two_stream_hard": 2, "two_stream_soft": 4}.get(config.mode, 4 * config.adapters) * width**2
-    return int(2 * config.depth * tokens * (linear + attention + beside))
 
 
 def seconds_and_memory(pipelines: Mapping[str, GridPipeline], steps: int) -> dict[str, dict[str, float]]:

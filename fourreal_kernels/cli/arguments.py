@@ -91,6 +91,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sampler", choices=SAMPLERS, default=SAMPLERS[0], help=f"default: {SAMPLERS[0]}")
     add_device(parser)
+    add_backend(parser)
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=("auto", *BACKENDS), default="auto",
         help="backend of the operators that have it (default: auto, the fastest)",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from argparse import Namespace
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
+
 from ..data import HELD_OUT_SEED, is_held_out
 from ..data.dataset import GridDataset
+from ..data.pool import PoolSettings
 from ..data.staging import nearest_folder
 from ..model.checkpoint import load_model
 from ..model.transformer import GridTransformer
 from ..training.config import Phase, Recipe, load_recipe
+from ..training.parallel import Ranks
+from ..training.sources import open_source
 from ..training.state import has_state
 from ..training.validation import VALIDATION_GRIDS
+from .backends import chosen_backends
 from .errors import UserError, user_errors
 
 DEFAULT_SCENES = 1024
@@ -81,7 +86,7 @@ def check_run(out: Path, recipe: Recipe) -> bool:
     if not has_state(out):
         return False
     with user_errors(OSError, ValueError, prefix=f"argument --out: {out}"):
-        same = json.loads((out / "recipe.json").read_text()) == json.loads(json.dumps(recipe.to_dict()))
+        same = load_recipe(out / "recipe.json") == recipe
     if not same:
         raise UserError(f"argument --out: {out} holds a run of another recipe, choose another folder")
     return True
@@ -92,6 +97,36 @@ def check_initial(name_or_path: str | None) -> None:
     if name_or_path is not None:
         with user_errors(ValueError, OSError, prefix="argument --init"):
             load_model(name_or_path)
+
+
+def check_backend(backend: str, recipe: Recipe, device: torch.device) -> None:
+    """Raise UserError if the operators of the recipe's model cannot run on the backend of ``--backend``."""
+    if backend != "auto":
+        model = recipe.model
+        chosen_backends(GridTransformer(model).to(device), model.views, model.times, backend)
+
+
+def check_pool(arguments: Namespace, recipe: Recipe, device: torch.device) -> PoolSettings | None:
+    """The pool in which scenes are rendered while the model trains; None to train on files.
+
+    Raises:
+        UserError: options that exclude one another, or scenes that cannot be rendered for the recipe.
+    """
+    files = arguments.data is not None or arguments.scenes is not None
+    capacity = arguments.pool
+    if capacity is None:
+        capacity = PoolSettings.capacity if device.type == "cuda" and not files else 0
+    if not capacity:
+        if arguments.reuse is not None:
+            raise UserError("argument --reuse: it is of scenes that are rendered while training; pass --pool N as well")
+        return None
+    if files:
+        raise UserError("argument --pool: not allowed with --data and --scenes, which are about files")
+    with user_errors(ValueError):
+        reuse = PoolSettings.uses if arguments.reuse is None else arguments.reuse
+        settings = PoolSettings(capacity, uses=reuse, start=min(capacity, PoolSettings.start))
+        open_source(recipe, settings, device, Ranks())
+    return settings
 
 
 def check_data(arguments: Namespace, recipe: Recipe) -> Data:

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .geometry import GivenFlow, flow_to_given
 from .optional import import_optional
-from .renderer import render
 from .scene_family import SceneFamily
-from .scenes import is_held_out, sample_scene
+from .scenes import is_held_out
+from .staging import durable_file
+from .stored_grid import GridSample, flow_unit, read_stored, render_stored
 
 SHARD_SUFFIX = ".safetensors"
-_FLOW_LIMIT = 127
 _PURPOSE = "a shard of rendered grids"
-
-
-@dataclass(frozen=True)
-class GridSample:
-    """One stored grid: `frames` (V, T, 3, H, W) uint8, its matches in the given frames, its seed."""
-
-    frames: Tensor
-    flow: GivenFlow
-    seed: int
-
-
-def flow_unit(size: int) -> float:
-    """Pixels per step of the stored int8 flows of an image `size` pixels wide: a quarter pixel at 64."""
-    return size / 256
 
 
 def render_shard(
@@ -51,28 +35,26 @@ def render_shard(
 ) -> None:
     """Render G = len(seeds) grids of `size` x `size` frames and write them as one safetensors file.
 
-    Tensors: `frames` (G, V, T, 3, H, W) uint8; `flow_from_freeze`, `flow_from_fixed` (G, V, T, 2, H, W) int8
-    in steps of `flow_unit(size)` pixels; `visible_from_freeze`, `visible_from_fixed` (G, V, T, H, ceil(W /
-    8)) uint8, the eight pixels of a byte from the lowest bit; `seeds` (G,) int64. Flows beyond 127 steps are
-    marked not visible. The file appears under its name only when complete. Raises ValueError for held-out
-    seeds unless `allow_held_out`, and for no seeds.
+    Tensors: those of `render_stored`, each stacked to (G, ...), and `seeds` (G,) int64. The file appears
+    under its name only when complete. Raises ValueError for held-out seeds unless `allow_held_out`, and for
+    no seeds.
     """
     check_seeds(seeds, allow_held_out)
     save_file = import_optional("safetensors.torch", _PURPOSE).save_file
-    grids = []
-    for seed in seeds:
-        scene = sample_scene(seed, views, times, family).to(device)
-        grid = render(scene, size, size, supersample=supersample, light_samples=light_samples, chunk=chunk)
-        grids.append(_encode(grid.frames, flow_to_given(grid), flow_unit(size)))
+    options = {"views": views, "times": times, "supersample": supersample, "light_samples": light_samples}
+    options |= {"chunk": chunk, "device": device}
+    grids = [
+        {name: tensor.cpu() for name, tensor in render_stored(seed, family, size, **options).items()}
+        for seed in seeds
+    ]
     tensors = {name: torch.stack([grid[name] for grid in grids]) for name in grids[0]}
     tensors["seeds"] = torch.tensor(list(seeds))
     name = family if isinstance(family, str) else family.name
     metadata = {"family": name, "flow_unit_pixels": str(flow_unit(size)), "width": str(size)}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    save_file(tensors, unfinished, metadata=metadata)
-    unfinished.rename(path)
+    with durable_file(path) as unfinished:
+        save_file(tensors, unfinished, metadata=metadata)
 
 
 class GridDataset:
@@ -118,22 +100,10 @@ class GridDataset:
         shard, offset = self._locate(index)
         return self._by_index[shard]["frames"][offset]
 
-    def flow(self, index: int) -> GivenFlow:
-        """Correspondences of grid `index`, float32 pixels and bool."""
-        shard, offset = self._locate(index)
-        tensors, unit = self._by_index[shard], self._units[shard]
-        width = tensors["frames"].shape[-1]
-        return GivenFlow(
-            flow_from_freeze=tensors["flow_from_freeze"][offset].float() * unit,
-            visible_from_freeze=unpack_bits(tensors["visible_from_freeze"][offset], width),
-            flow_from_fixed=tensors["flow_from_fixed"][offset].float() * unit,
-            visible_from_fixed=unpack_bits(tensors["visible_from_fixed"][offset], width),
-        )
-
     def __getitem__(self, index: int) -> GridSample:
         shard, offset = self._locate(index)
-        seed = int(self._by_index[shard]["seeds"][offset])
-        return GridSample(self.frames(index), self.flow(index), seed)
+        stored = {name: tensor[offset] for name, tensor in self._by_index[shard].items()}
+        return read_stored(stored, int(stored.pop("seeds")), self._units[shard])
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -152,29 +122,6 @@ def check_shard(path: Path, family: SceneFamily, size: int, views: int, times: i
             f"out_dir: {path} holds (family, views, times, 3, H, W) = {got}, expected {expected}; "
             "use another directory"
         )
-
-
-def pack_bits(mask: Tensor) -> Tensor:
-    """Bool (..., W) as uint8 (..., ceil(W / 8)), the first pixel in the lowest bit."""
-    padded = torch.nn.functional.pad(mask.to(torch.uint8), (0, -mask.shape[-1] % 8)).unflatten(-1, (-1, 8))
-    weight = 2 ** torch.arange(8, device=mask.device, dtype=torch.uint8)
-    return (padded * weight).sum(-1, dtype=torch.uint8)
-
-
-def unpack_bits(packed: Tensor, width: int) -> Tensor:
-    """The inverse of `pack_bits` for a last dimension of `width`."""
-    weight = 2 ** torch.arange(8, device=packed.device, dtype=torch.uint8)
-    return ((packed[..., None] & weight) != 0).flatten(-2)[..., :width]
-
-
-def _encode(frames: Tensor, flow: GivenFlow, unit: float) -> dict[str, Tensor]:
-    encoded = {"frames": (frames * 255).round().to(torch.uint8)}
-    for source in ("freeze", "fixed"):
-        steps = (getattr(flow, f"flow_from_{source}") / unit).round()
-        within = (steps.abs() <= _FLOW_LIMIT).all(2)
-        encoded[f"flow_from_{source}"] = steps.clamp(-_FLOW_LIMIT, _FLOW_LIMIT).to(torch.int8)
-        encoded[f"visible_from_{source}"] = pack_bits(getattr(flow, f"visible_from_{source}") & within)
-    return {name: tensor.cpu() for name, tensor in encoded.items()}
 
 
 def check_seeds(seeds: Sequence[int], allow_held_out: bool) -> None:

@@ -71,3 +71,27 @@ def staged_file(target: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def durable_file(target: Path) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``target`` when the block ends without an exception.
+
+    Its bytes reach the disk before the rename and the rename before the block ends, so that whenever the process or
+    the machine stops, ``target`` is whole: the old file or the new one. The folder of ``target`` must exist. What an
+    interrupted writing leaves, ``<target>.unfinished``, is overwritten by the next.
+    """
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    yield unfinished
+    sync_to_disk(unfinished)
+    os.replace(unfinished, target)
+    sync_to_disk(target.parent)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..data.staging import durable_file, sync_to_disk
 from .config import GridConfig
 from .transformer import GridTransformer
 
@@ -30,14 +31,34 @@ def _safetensors():
 def save_model(model: GridTransformer, path: str | Path, dtype: torch.dtype = torch.float16) -> None:
     """Write ``config.json`` and ``model.safetensors`` into the directory ``path``.
 
+    Whenever this is interrupted, ``path`` is absent, the old model or the new one; where its old model has another
+    configuration it may instead be left without weights, which :func:`load_model` refuses.
+
     Args:
         dtype: stored dtype of the weights.
     """
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path if path.is_dir() else path.with_name(f"{path.name}.unfinished")
+    folder.mkdir(exist_ok=True)
+    _write_config(model.config, folder)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
-    _safetensors().save_file(tensors, path / _WEIGHTS)
-    (path / _CONFIG).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+    with durable_file(folder / _WEIGHTS) as unfinished:
+        _safetensors().save_file(tensors, unfinished)
+    if folder != path:
+        folder.rename(path)
+        sync_to_disk(path.parent)
+
+
+def _write_config(config: GridConfig, folder: Path) -> None:
+    """Write it where it differs from what is there, whose weights then no longer fit and are removed first."""
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    target = folder / _CONFIG
+    if target.is_file() and target.read_text() == text:
+        return
+    (folder / _WEIGHTS).unlink(missing_ok=True)
+    with durable_file(target) as unfinished:
+        unfinished.write_text(text)
 
 
 def load_model(name_or_path: str | Path) -> GridTransformer:

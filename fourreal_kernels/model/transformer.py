@@ -78,6 +78,11 @@ class GridTransformer(nn.Module):
             return []
         return [*self.sync_cond.parameters(), *self.sync.parameters()]
 
+    def compile_layers(self) -> None:
+        """Compile the layers in place, at their first call with each shape; names in the state dict stay."""
+        for module in (*self.blocks, *getattr(self, "_layers", ())):
+            module.compile(dynamic=False)
+
     def forward(
         self,
         frames: Tensor,
@@ -160,8 +165,13 @@ class GridTransformer(nn.Module):
         return self.embed(frames) + self.given_embedding[given.long()][..., None, :] + self.position_embedding
 
     def _run(self, x: Tensor, cond: Tensor, streams: str, views: Tensor, times: Tensor) -> Tensor:
+        """Embedded tokens through the blocks, in the dtype of the blocks' weights, which a training may lower."""
+        outer, inner = x.dtype, self.blocks[0].table.dtype
+        return self._run_blocks(x.to(inner), cond, streams, views, times).to(outer)
+
+    def _run_blocks(self, x: Tensor, cond: Tensor, streams: str, views: Tensor, times: Tensor) -> Tensor:
         arguments = {
-            name: {"modulation": self._modulation(cond, context), "angles": self.rope(axes, views, times)}
+            name: {"modulation": self._modulation(cond, context).to(x.dtype), "angles": self.rope(axes, views, times)}
             for name, axes, context in (
                 ("view", VIEW, self.context_embedding[0]),
                 ("time", TIME, self.context_embedding[1]),
@@ -184,7 +194,7 @@ class GridTransformer(nn.Module):
         """One stream; with ``cond`` through the adapters, without (the base alone) past them."""
         adapters: list = [None] * len(self.blocks)
         if cond is not None and self.config.adapters:
-            cond, adapters = self.sync_cond(nn.functional.silu(cond)), list(self.sync)
+            cond, adapters = self.sync_cond(nn.functional.silu(cond)).to(x.dtype), list(self.sync)
         for block, adapter in zip(self.blocks, adapters, strict=True):
             for axes, arguments in passes:
                 x = block(x, axes=axes, **arguments)
@@ -194,7 +204,7 @@ class GridTransformer(nn.Module):
 
     def _run_two_stream(self, x: Tensor, cond: Tensor, view_kwargs: dict, time_kwargs: dict) -> Tensor:
         view = time = x
-        sync_cond = self.sync_cond(nn.functional.silu(cond))
+        sync_cond = self.sync_cond(nn.functional.silu(cond)).to(view.dtype)
         # After a hard synchronisation the streams are equal: one buffer serves both, and the next block's norm too.
         hard = self.config.mode == "two_stream_hard"
         for layer in self._layers:

@@ -13,6 +13,7 @@ from ..model.config import GridConfig
 
 SAMPLES = ("grids", "lines", "pseudo4d")
 TRAINABLE = ("all", "sync")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class Recipe:
         gradient_clip: largest gradient norm.
         ema: decay of the averaged weights, which are what is saved.
         seed: of initialisation and sampling.
+        precision: of the activations in the blocks and synchronisation layers, ``"float32"`` or ``"bfloat16"``;
+            weights, their averages, embeddings, matching and head are float32 in both.
+        compile: run the blocks through ``torch.compile``, which takes a minute for each shape of grid.
     """
 
     model: GridConfig
@@ -78,7 +82,15 @@ class Recipe:
     gradient_clip: float = 1.0
     ema: float = 0.998
     seed: int = 0
+    precision: str = "float32"
+    compile: bool = False
     description: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile: got {self.compile!r}, expected true or false")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

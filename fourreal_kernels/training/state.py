@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..data.optional import import_optional
+from ..data.staging import durable_file
 from .ema import EMA
 
 _STATE = "state.safetensors"
-_RNG = "generator"
+# What each process has for itself: generators of samples and of noise, and the pool's seeds.
+OWN = ("generator", "noise", "pool")
 
 
 def save_state(
@@ -20,22 +22,29 @@ def save_state(
     model: nn.Module,
     ema: EMA,
     optimizers: list[torch.optim.Optimizer],
-    generator: torch.Generator,
     progress: dict,
+    of_ranks: list[dict[str, Tensor]],
 ) -> None:
     """Write everything :func:`load_state` needs to go on exactly where the run stands.
 
-    ``progress`` (JSON values) travels in the file's metadata, so that the file is complete or absent.
+    The file is replaced as a whole, so that whenever this is interrupted the old or the new state is there.
+
+    Args:
+        progress: JSON values, which travel in the file's metadata.
+        of_ranks: by rank, what each of the processes that train together has for itself, such as its generator.
     """
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     tensors |= {f"ema.{name}": t for name, t in ema.model.state_dict().items()}
     tensors |= _optimizer_tensors(optimizers)
-    tensors[_RNG] = generator.get_state()
+    tensors |= {_own_name(name, rank): t for rank, own in enumerate(of_ranks) for name, t in own.items()}
     metadata = {"progress": json.dumps(progress | {"ema_updates": ema.updates})}
-    unfinished = directory / f"{_STATE}.unfinished"
     save_file = import_optional("safetensors.torch", "training").save_file
-    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, unfinished, metadata)
-    unfinished.replace(directory / _STATE)
+    with durable_file(directory / _STATE) as unfinished:
+        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, unfinished, metadata)
+
+
+def _own_name(name: str, rank: int) -> str:
+    return f"{name}.{rank}" if rank else name
 
 
 def has_state(directory: Path) -> bool:
@@ -57,19 +66,18 @@ def load_state(
     model: nn.Module,
     ema: EMA,
     optimizers: list[torch.optim.Optimizer],
-    generator: torch.Generator,
-) -> dict:
-    """Restore a run in place and return its progress."""
+    rank: int = 0,
+) -> tuple[dict, dict[str, Tensor]]:
+    """Restore a run in place; returns its progress and, by name, those of :data:`OWN` that ``rank`` had."""
     with _open(directory) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     progress = saved_progress(directory)
     model.load_state_dict(_section(tensors, "model."))
     ema.model.load_state_dict(_section(tensors, "ema."))
     ema.updates = progress["ema_updates"]
-    generator.set_state(tensors[_RNG])
     for index, optimizer in enumerate(optimizers):
         _restore_optimizer(optimizer, _section(tensors, f"optimizer.{index}."))
-    return progress
+    return progress, {name: tensors[_own_name(name, rank)] for name in OWN if _own_name(name, rank) in tensors}
 
 
 def _section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

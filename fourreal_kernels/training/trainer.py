@@ -8,19 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from ..data.dataset import GridDataset
-from ..data.optional import import_optional
-from ..data.scenes import is_held_out
+from ..data.pool import GridPool, PoolSettings
+from ..data.staging import durable_file
 from ..model.checkpoint import load_model, save_model
 from ..model.transformer import GridTransformer
-from .batches import BatchSampler
-from .config import Phase, Recipe
+from .batches import BatchSampler, TrainingBatch
+from .config import Phase, Recipe, load_recipe
 from .ema import EMA
+from .flops import training_flops
+from .log import ProgressBar, RunLog, Speed
 from .losses import flow_loss, noisy_input, sharpness_loss, velocity_loss
 from .optimizer import build_optimizers
+from .parallel import current_ranks
+from .precision import predict
+from .sources import open_source
 from .state import has_state, load_state, save_state, saved_progress
 from .validation import VALIDATION_GRIDS, validate
+
+_LOG_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Budget:
 
 def train(
     recipe: Recipe,
-    data: str | Path,
+    data: str | Path | PoolSettings,
     out: str | Path,
     budget: Budget,
     *,
@@ -55,12 +62,15 @@ def train(
 ) -> Path:
     """Train a model and write it to ``out/model`` (averaged weights, float16).
 
-    ``out`` also receives ``recipe.json``, ``log.jsonl`` and the state from which the same call resumes. New shards
-    that appear in ``data`` while it runs are used.
+    ``out`` also receives ``recipe.json``, ``log.jsonl`` and the state from which the same call resumes: it and the
+    model are replaced as a whole, so that a run that is killed at any moment resumes. In a process group of
+    torch.distributed every process calls this: each trains on samples of its own, ``recipe``'s batch is that of one
+    process, and rank 0 writes.
 
     Args:
         recipe: what to train and how.
-        data: directory of shards written by ``fourreal_kernels.data.prerender``.
+        data: directory of shards written by ``fourreal_kernels.data.prerender``, of which new ones are used as they
+            appear; or a pool, whose grids are rendered on ``device`` meanwhile.
         initial: a model directory to start from; its weights are taken wherever names and shapes agree.
         save_minutes: time between saved states.
 
@@ -72,49 +82,87 @@ def train(
         FileNotFoundError: ``data`` does not exist.
     """
     run = _Run(recipe, data, Path(out), budget, initial, device)
-    last_save = time.monotonic()
-    with _progress_bar(progress) as bar:
-        while run.done < 1:
-            run.step_once()
-            bar.show(run)
-            if time.monotonic() - last_save > 60 * save_minutes:
-                run.save()
-                last_save = time.monotonic()
-    run.save()
+    saved = run.seconds
+    try:
+        with ProgressBar(progress and run.ranks.rank == 0) as bar:
+            while run.done < 1:
+                run.step_once()
+                bar.show(run.done, run.step, run.phase.name, run.loss, run.seconds)
+                if run.seconds - saved > 60 * save_minutes:
+                    run.save()
+                    saved = run.seconds
+        run.save()
+    finally:
+        run.close()
     return run.out / "model"
 
 
 class _Run:
-    """The mutable state of one training run."""
+    """The mutable state of one training run. All ranks agree on everything but their samples."""
 
     def __init__(self, recipe: Recipe, data, out: Path, budget: Budget, initial, device: str):
         self.recipe, self.out, self.budget, self.device = recipe, out, budget, device
-        self.dataset = GridDataset(data)
-        _check(recipe, self.dataset)
+        self.ranks = current_ranks()
+        self.dataset = open_source(recipe, data, device, self.ranks)
+        self.pool = self.dataset if isinstance(self.dataset, GridPool) else None
         torch.manual_seed(recipe.seed)
         self.model = GridTransformer(recipe.model).to(device)
         if initial is not None:
             _load_matching(self.model, initial)
         self.ema = EMA(self.model, recipe.ema)
-        self.generator = torch.Generator().manual_seed(recipe.seed)
+        if recipe.compile:
+            self.model.compile_layers()
+        self._seed_generators()
         self.sampler = BatchSampler(self.dataset, self.generator, frozenset(range(VALIDATION_GRIDS)))
         self.step, self.seconds, self.loss = 0, 0.0, float("nan")
         self.phase: Phase | None = None
+        self.speed = Speed()
         self._restore_or_start()
+
+    def _seed_generators(self) -> None:
+        """Samples are drawn by a generator of the CPU; on a GPU the noise by one of its own, where it is needed."""
+        seed = self.ranks.seed(self.recipe.seed)
+        self.generator = self.noise_generator = torch.Generator().manual_seed(seed)
+        if torch.device(self.device).type != "cpu":
+            self.noise_generator = torch.Generator(self.device).manual_seed(seed)
 
     def _restore_or_start(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        settings = self.out / "recipe.json"
-        text = json.dumps(self.recipe.to_dict(), indent=2) + "\n"
+        settings, writes = self.out / "recipe.json", self.ranks.rank == 0
+        own: dict[str, Tensor] = {}
         if not has_state(self.out):
-            settings.write_text(text)
-            self._enter(self._phase_at(0.0))
-            return
-        if settings.read_text() != text:
-            raise ValueError(f"out: {self.out} holds a run of another recipe; choose another directory")
-        self._enter(self.recipe.phases[saved_progress(self.out)["phase"]])
-        progress = load_state(self.out, self.model, self.ema, self.optimizers, self.generator)
-        self.step, self.seconds = progress["step"], progress["seconds"]
+            if writes:
+                with durable_file(settings) as unfinished:
+                    unfinished.write_text(json.dumps(self.recipe.to_dict(), indent=2) + "\n")
+            self._enter(self.recipe.phases[0])
+        else:
+            if load_recipe(settings) != self.recipe:
+                raise ValueError(f"out: {self.out} holds a run of another recipe; choose another directory")
+            self._enter(self.recipe.phases[saved_progress(self.out)["phase"]])
+            progress, own = load_state(self.out, self.model, self.ema, self.optimizers, self.ranks.rank)
+            self.step, self.seconds = progress["step"], progress["seconds"]
+        self._restore_own(own)
+        self.log = RunLog(self.out / "log.jsonl" if writes else None)
+
+    def _restore_own(self, own: dict[str, Tensor]) -> None:
+        """What this rank had for itself; without it, it goes on with a generator of its seed and new grids."""
+        if "generator" in own:
+            self.generator.set_state(own["generator"])
+        if "noise" in own and self.noise_generator is not self.generator:
+            self.noise_generator.set_state(own["noise"])
+        if self.pool is not None:
+            self.pool.fill(own.get("pool"))
+
+    def _own(self) -> dict[str, Tensor]:
+        own = {"generator": self.generator.get_state()}
+        if self.noise_generator is not self.generator:
+            own["noise"] = self.noise_generator.get_state()
+        return own if self.pool is None else own | {"pool": self.pool.state()}
+
+    def close(self) -> None:
+        """End what runs beside the training."""
+        if self.pool is not None:
+            self.pool.close()
 
     @property
     def done(self) -> float:
@@ -154,26 +202,31 @@ class _Run:
         if phase is not self.phase:
             self._enter(phase)
         batch = self.sampler.draw(phase).to(self.device)
-        noise = torch.randn(batch.frames.shape, generator=self.generator).to(self.device)
-        prediction = self.model(
-            noisy_input(batch, noise), batch.given, batch.sigma,
-            streams=batch.streams, view_index=batch.view_index, time_index=batch.time_index,
-        )
+        noise = torch.randn(
+            batch.frames.shape, generator=self.noise_generator, device=self.noise_generator.device
+        ).to(self.device)
+        prediction = predict(self.model, noisy_input(batch, noise), batch, self.recipe.precision)
         velocity = velocity_loss(prediction, batch)
         flow = flow_loss(prediction, batch) if phase.flow_weight else velocity.new_zeros(())
         loss = velocity + phase.flow_weight * flow
         if phase.sharpness_weight:
             loss = loss + phase.sharpness_weight * sharpness_loss(prediction, batch)
         self._apply(loss)
+        if self.pool is not None:
+            self.pool.advance(phase.batch)
+        # Reading the losses waits for the GPU, so that the time is that of the step.
+        velocity, flow = velocity.item(), flow.item()
         self.step += 1
-        self.seconds += time.monotonic() - started
-        self._record(velocity.item(), flow.item())
+        seconds = self.ranks.mean(time.monotonic() - started, self.device)
+        self.seconds += seconds
+        self._record(velocity, flow, batch, seconds)
 
     def _apply(self, loss: torch.Tensor) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         trained = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
+        self.ranks.average_gradients(trained)
         torch.nn.utils.clip_grad_norm_(trained, self.recipe.gradient_clip)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -181,70 +234,29 @@ class _Run:
             optimizer.step()
         self.ema.update(self.model)
 
-    def _record(self, velocity: float, flow: float) -> None:
+    def _record(self, velocity: float, flow: float, batch: TrainingBatch, seconds: float) -> None:
         self.loss = velocity if self.loss != self.loss else 0.98 * self.loss + 0.02 * velocity
-        if self.step % 20 == 0:
-            self.dataset.refresh()
-            self._log(step=self.step, minutes=round(self.seconds / 60, 2), phase=self.phase.name,
-                      loss=round(self.loss, 5), flow=round(flow, 3), grids=len(self.dataset))
-
-    def _log(self, **values) -> None:
-        with open(self.out / "log.jsonl", "a") as file:
-            file.write(json.dumps(values) + "\n")
+        count, views, times = batch.given.shape
+        flops = training_flops(self.recipe.model, views, times, batch.streams, self.phase.trainable)
+        self.speed.add(count * self.ranks.count, flops * count * self.ranks.count, seconds)
+        if self.step % _LOG_STEPS == 0:
+            if self.pool is None:
+                self.dataset.refresh()
+            self.log.write(step=self.step, minutes=round(self.seconds / 60, 2), phase=self.phase.name,
+                           loss=round(self.loss, 5), flow=round(flow, 3), grids=len(self.dataset), **self.speed.take())
 
     def save(self) -> None:
-        self._log(step=self.step, minutes=round(self.seconds / 60, 2),
-                  validation=validate(self.ema.model, self.dataset, self.device))
-        progress = {"step": self.step, "seconds": self.seconds, "phase": self.recipe.phases.index(self.phase)}
-        save_state(self.out, self.model, self.ema, self.optimizers, self.generator, progress)
-        save_model(self.ema.model, self.out / "model")
-
-
-def _check(recipe: Recipe, dataset: GridDataset) -> None:
-    """Raise ValueError unless the recipe can be trained on the data; nothing has been written by then."""
-    model, where = recipe.model, f"data: {dataset.directory} holds"
-    for phase in recipe.phases:
-        if phase.trainable == "sync" and not model.has_sync:
-            raise ValueError(f"recipe: phase {phase.name!r} trains 'sync', but mode {model.mode} has none")
-    if len(dataset) <= VALIDATION_GRIDS:
-        raise ValueError(f"{where} {len(dataset)} grids, expected more than {VALIDATION_GRIDS}")
-    for seed in dataset.seeds:
-        if is_held_out(seed):
-            raise ValueError(f"{where} the held-out seed {seed}, on which nothing may be trained")
-    views, times = (max(getattr(phase, axis) for phase in recipe.phases) for axis in ("views", "times"))
-    shape = tuple(dataset.frames(0).shape)
-    if shape[0] < views or shape[1] < times or shape[3:] != (model.height, model.width):
-        raise ValueError(
-            f"{where} grids (V, T, 3, H, W) of {shape}, the recipe expects at least {views} x {times} frames of "
-            f"(3, {model.height}, {model.width})"
-        )
+        """Write the state and the model. All ranks come here together."""
+        of_ranks = self.ranks.gather(self._own())
+        if self.ranks.rank == 0:
+            self.log.write(step=self.step, minutes=round(self.seconds / 60, 2),
+                           validation=validate(self.ema.model, self.dataset, self.device))
+            progress = {"step": self.step, "seconds": self.seconds, "phase": self.recipe.phases.index(self.phase)}
+            save_state(self.out, self.model, self.ema, self.optimizers, progress, of_ranks)
+            save_model(self.ema.model, self.out / "model")
+        self.ranks.wait()
 
 
 def _load_matching(model: GridTransformer, path: str | Path) -> None:
     own, other = model.state_dict(), load_model(path).state_dict()
     model.load_state_dict(own | {name: t for name, t in other.items() if name in own and own[name].shape == t.shape})
-
-
-class _progress_bar:
-    """tqdm over the finished part of the run, with loss and time left."""
-
-    def __init__(self, shown: bool):
-        self.bar = None
-        if shown:
-            tqdm = import_optional("tqdm", "progress=True").tqdm
-            self.bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}{postfix}")
-
-    def __enter__(self) -> _progress_bar:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def show(self, run: _Run) -> None:
-        if self.bar is None:
-            return
-        done = run.done
-        left = run.seconds * (1 - done) / done if done > 0 else 0.0
-        self.bar.n = round(100 * done, 1)
-        self.bar.set_postfix_str(f"step {run.step}, {run.phase.name}, loss {run.loss:.4f}, {left / 60:.0f} min left")

@@ -16,7 +16,7 @@ from fourreal_kernels.data import (  # noqa: E402
     sample_scene,
     scene_family,
 )
-from fourreal_kernels.data.dataset import flow_unit, pack_bits, unpack_bits  # noqa: E402
+from fourreal_kernels.data.stored_grid import flow_unit, pack_bits, unpack_bits  # noqa: E402
 
 SMALL = {"size": 20, "views": 2, "times": 3, "supersample": 1, "light_samples": 1}
 
