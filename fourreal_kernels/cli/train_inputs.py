@@ -85,8 +85,10 @@ def check_run(out: Path, recipe: Recipe) -> bool:
     """
     if not has_state(out):
         return False
-    with user_errors(OSError, ValueError, prefix=f"argument --out: {out}"):
+    try:
         same = load_recipe(out / "recipe.json") == recipe
+    except ValueError:  # not one that this version knows, or none
+        same = False
     if not same:
         raise UserError(f"argument --out: {out} holds a run of another recipe, choose another folder")
     return True
@@ -122,9 +124,10 @@ def check_pool(arguments: Namespace, recipe: Recipe, device: torch.device) -> Po
         return None
     if files:
         raise UserError("argument --pool: not allowed with --data and --scenes, which are about files")
+    with user_errors(ValueError, prefix="argument --reuse"):
+        uses = PoolSettings.uses if arguments.reuse is None else arguments.reuse
+        settings = PoolSettings(capacity, uses=uses, start=min(capacity, PoolSettings.start))
     with user_errors(ValueError):
-        reuse = PoolSettings.uses if arguments.reuse is None else arguments.reuse
-        settings = PoolSettings(capacity, uses=reuse, start=min(capacity, PoolSettings.start))
         open_source(recipe, settings, device, Ranks())
     return settings
 
