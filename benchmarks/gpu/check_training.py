@@ -58,10 +58,10 @@ def _train(settings: Settings, backend: str, **changes) -> Result:
 
 
 def _recipe(settings: Settings, **changes):
-    """The model of the h200 recipe, or a tiny one, on whole grids from pure noise, where its loss falls fast."""
+    """The model of the recipe `window`, or a tiny one, on whole grids from pure noise, where its loss falls fast."""
     from fourreal_kernels.training import Phase, load_recipe
 
-    recipe = load_recipe("h200")
+    recipe = load_recipe("window")
     model, sides = replace(recipe.model, matching=False, head="direct"), {"views": 8, "times": 8, "batch": 8}
     rate = 0.002
     if settings.small:

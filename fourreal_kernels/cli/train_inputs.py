@@ -85,10 +85,11 @@ def check_run(out: Path, recipe: Recipe) -> bool:
     """
     if not has_state(out):
         return False
-    try:
-        same = load_recipe(out / "recipe.json") == recipe
-    except ValueError:  # not one that this version knows, or none
-        same = False
+    with user_errors(OSError, prefix=f"argument --out: {out}"):
+        try:
+            same = load_recipe(out / "recipe.json") == recipe
+        except ValueError:
+            same = False  # that of another version, or damaged
     if not same:
         raise UserError(f"argument --out: {out} holds a run of another recipe, choose another folder")
     return True

@@ -14,8 +14,9 @@ from ..grid import VIEW
 from ..nn import GridAttention
 from ..nn.attention import Angles
 
-# Of the hidden layer held at a time where it is computed in parts: what fits into a second-level cache, in float32.
-_HIDDEN_ELEMENTS = 192 << 10
+# Tokens of a part where the MLP is computed in parts: enough for its products to run at their full rate, since every
+# part reads the weights again, and few enough for the hidden layer to stay near the core.
+_PART_TOKENS = 512
 
 
 class GridBlock(nn.Module):
@@ -85,9 +86,8 @@ class GridBlock(nn.Module):
         """
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return torch.addcmul(x, gate, self.mlp(_modulate(x, shift, scale)))
-        hidden = self.mlp[0].out_features
         for clip in x.unbind(1):
-            for part in clip.split(max(1, _HIDDEN_ELEMENTS // (hidden * clip[:, 0].shape[:-1].numel())), dim=1):
+            for part in clip.split(max(1, _PART_TOKENS // clip[:, 0].shape[:-1].numel()), dim=1):
                 branch = self.mlp[0](_modulate(part, shift[:, 0], scale[:, 0]))
                 part.addcmul_(gate[:, 0], self.mlp[2](_gelu_tanh_(branch)))
         return x

@@ -1,7 +1,7 @@
 """Trains in forked processes and kills them; run as a program, which fails where a run does not go on as it should.
 
-``killed_training.py FOLDER operations``: once before every file operation in the run's folder, and once in the middle of
-every safetensors file. ``killed_training.py FOLDER moments``: again and again after random delays.
+``killed_training.py FOLDER operations``: once before every file operation in the run's folder, and once in the middle
+of every safetensors file. ``killed_training.py FOLDER moments``: again and again after random delays.
 """
 
 from __future__ import annotations

@@ -67,9 +67,9 @@ def test_the_paper_s_recipes_train_the_base_on_lines_and_then_the_synchronisatio
 
 
 def test_the_recipes_of_a_gpu_window_share_one_base():
-    base = load_recipe("h200_base").model
+    base = load_recipe("window_base").model
     for name, mode in (("soft", "two_stream_soft"), ("hard", "two_stream_hard"), ("sequential", None), ("fused", None)):
-        recipe = load_recipe(f"h200_{name}")
+        recipe = load_recipe(f"window_{name}")
         assert recipe.model.mode == (mode or name) and recipe.model.has_sync and recipe.precision == "bfloat16"
         assert replace(recipe.model, mode=base.mode, adapters=False) == base
         assert {phase.trainable for phase in recipe.phases} == {"sync"}
