@@ -125,9 +125,10 @@ def check_pool(arguments: Namespace, recipe: Recipe, device: torch.device) -> Po
         return None
     if files:
         raise UserError("argument --pool: not allowed with --data and --scenes, which are about files")
+    with user_errors(ValueError, prefix="argument --reuse"):
+        uses = PoolSettings.uses if arguments.reuse is None else arguments.reuse
+        settings = PoolSettings(capacity, uses=uses, start=min(capacity, PoolSettings.start))
     with user_errors(ValueError):
-        reuse = PoolSettings.uses if arguments.reuse is None else arguments.reuse
-        settings = PoolSettings(capacity, uses=reuse, start=min(capacity, PoolSettings.start))
         open_source(recipe, settings, device, Ranks())
     return settings
 

@@ -70,6 +70,14 @@ def test_renders_trains_resumes_and_starts_from_a_model(fourreal, recipe, tmp_pa
     assert video.frames.shape == (2, 2, 3, 16, 16)
 
 
+def test_renders_into_a_pool_and_resumes_on_the_named_backend(fourreal, recipe, tmp_path):
+    arguments = ("train", "--recipe", recipe, "--out", tmp_path, "--pool", 2, "--reuse", 2, "--save-minutes", 1)
+    printed = fourreal(*arguments, "--steps", 2, "--backend", "reference")
+    assert "rendering" not in printed and not (tmp_path / "data").exists()
+    assert "resuming" in fourreal(*arguments, "--steps", 4)
+    assert log_of(tmp_path)[-1]["step"] == 4
+
+
 def test_interrupt_ends_the_rendering_too(recipe, tmp_path):
     out = tmp_path / "run"
     environment = os.environ | {"PYTHONPATH": str(Path(fourreal_kernels.__file__).parents[1]), "OMP_NUM_THREADS": "1"}

@@ -13,7 +13,7 @@ from fourreal_kernels.training.config import bundled_recipes
 from tiny_training import changed, quiet_train, shrunk, snapshot, tiny_recipe, watch_steps
 
 NAMES = bundled_recipes()
-TWO_STREAM = [name for name in NAMES if load_recipe(name).model.mode.startswith("two_stream")]
+WITH_SYNC = [name for name in NAMES if load_recipe(name).model.has_sync]
 _SYNC = ("sync.", "sync_cond.")
 
 
@@ -54,7 +54,7 @@ def test_malformed_recipes_are_refused(text, message, tmp_path):
 
 
 def test_unknown_recipes_are_refused_with_the_names_of_the_known():
-    with pytest.raises(ValueError, match="^recipe: got 'papr', expected a JSON file or one of bundled, paper_hard"):
+    with pytest.raises(ValueError, match="^recipe: got 'papr', expected a JSON file or one of bundled, .*paper_hard"):
         load_recipe("papr")
 
 
@@ -64,6 +64,15 @@ def test_the_paper_s_recipes_train_the_base_on_lines_and_then_the_synchronisatio
         stages = [(phase.samples, phase.trainable) for phase in recipe.phases]
         assert stages == [("lines", "all"), ("pseudo4d", "sync"), ("grids", "sync")]
         assert not recipe.model.source_input and not recipe.model.matching and recipe.model.head == "direct"
+
+
+def test_the_recipes_of_a_gpu_window_share_one_base():
+    base = load_recipe("window_base").model
+    for name, mode in (("soft", "two_stream_soft"), ("hard", "two_stream_hard"), ("sequential", None), ("fused", None)):
+        recipe = load_recipe(f"window_{name}")
+        assert recipe.model.mode == (mode or name) and recipe.model.has_sync and recipe.precision == "bfloat16"
+        assert replace(recipe.model, mode=base.mode, adapters=False) == base
+        assert {phase.trainable for phase in recipe.phases} == {"sync"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,7 +95,7 @@ def test_every_phase_trains_what_it_says(name, grids, tmp_path, monkeypatch):
     for phase in recipe.phases:
         sync, base = (set().union(*(step[part] for step in steps if step[0] is phase)) for part in (1, 2))
         assert bool(base) == (phase.trainable == "all"), phase.name
-        assert bool(sync) == (name in TWO_STREAM and phase.samples != "lines"), phase.name
+        assert bool(sync) == (name in WITH_SYNC and phase.samples != "lines"), phase.name
     weights = load_model(path).state_dict()
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
