@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .alignment import Alignment
+from .alignment import EVIDENCE_CHANNELS, Alignment
 from .conditioning import Sources
 from .matching import displace
 
@@ -89,15 +89,19 @@ class WarpHead(nn.Module):
         super().__init__()
         self.mix_sharpness = mix_sharpness
         self.pixels = _PixelFeatures(dim, patch, features)
-        self.flow = nn.Conv2d(features, 4, 3, padding=1)
+        self.flow = nn.Sequential(
+            nn.Conv2d(features + 6 + EVIDENCE_CHANNELS, 2 * features, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(2 * features, 4, 3, padding=1),
+        )
         self.refine = nn.Sequential(
-            nn.Conv2d(features + 13, 2 * features, 3, padding=1),
+            nn.Conv2d(features + 12 + EVIDENCE_CHANNELS, 2 * features, 3, padding=1),
             nn.SiLU(),
             nn.Conv2d(2 * features, 2 * features, 3, padding=1),
             nn.SiLU(),
         )
         self.mix = nn.Conv2d(2 * features, 6, 3, padding=1)
-        for layer in (self.flow, self.mix):
+        for layer in (self.flow[-1], self.mix):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         with torch.no_grad():
@@ -106,14 +110,17 @@ class WarpHead(nn.Module):
     def forward(self, tokens: Tensor, frames: Tensor, sources: Sources, alignment: Alignment) -> GridPrediction:
         grid = frames.shape[:3]
         features = self.pixels(tokens, frames.shape[-2])
-        flow_view, flow_time = (_FLOW_SCALE * self.flow(features)).chunk(2, dim=1)
+        evidence = alignment.evidence().flatten(0, 2)
+        aligned = [x.flatten(0, 2) for x in (alignment.same_view, alignment.same_time)]
+        seen = torch.cat([features, *aligned, evidence], dim=1).contiguous(memory_format=torch.channels_last)
+        flow_view, flow_time = (_FLOW_SCALE * self.flow(seen)).chunk(2, dim=1)
         flow_view = flow_view + alignment.flow_same_view.flatten(0, 2)
         flow_time = flow_time + alignment.flow_same_time.flatten(0, 2)
         # Bilinear samples between pixels lose a fifth of the gradient energy of textures.
         warped_view = displace(sources.same_view.flatten(0, 2), flow_view, "bicubic")
         warped_time = displace(sources.same_time.flatten(0, 2), flow_time, "bicubic")
-        shown = [x.flatten(0, 2) for x in (frames, sources.same_view, alignment.confidence)]
-        pixels = torch.cat([features, warped_view, warped_time, *shown], dim=1)
+        shown = [x.flatten(0, 2) for x in (frames, sources.same_view)]
+        pixels = torch.cat([features, warped_view, warped_time, *shown, evidence], dim=1)
         # Channels-last convolutions of a few channels run twice as fast on CPUs.
         hidden = self.refine(pixels.contiguous(memory_format=torch.channels_last))
         logits, colour = self.mix(hidden).chunk(2, dim=1)

@@ -14,6 +14,8 @@ from .windows import window_mean, window_median, window_sum
 
 # Pyramid levels, coarse to fine: (reduction, search radius, side of the matching window), in pixels of the level.
 _LEVELS = ((4, 4, 3), (2, 2, 5), (1, 2, 5))
+# Levels that are searched around a flow that is known to be near.
+_NEAR_LEVELS = _LEVELS[1:]
 _MOVE_PENALTY = 0.012
 _SUBPIXEL_SHARPNESS = 60.0
 _SPLAT_SHARPNESS = 25.0
@@ -32,18 +34,24 @@ def displace(frames: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     return warp(frames, pixel_positions(*frames.shape[-2:], frames.device) + flow, mode)
 
 
-def match(template: Tensor, target: Tensor) -> Tensor:
+def match(template: Tensor, target: Tensor, near: Tensor | None = None) -> Tensor:
     """Flow from each pixel of ``template`` to its match in ``target``: coarse-to-fine block matching.
 
     Args:
         template, target: ``(M, 3, H, W)``, H and W multiples of 4.
+        near: ``(M, 2, H, W)`` a flow to look around, such as that to the frame before ``target``; None to look for
+            displacements of up to about 22 pixels along each axis.
 
     Returns:
-        ``(M, 2, H, W)`` displacement (dx, dy) in pixels, at most about 22 along each axis.
+        ``(M, 2, H, W)`` displacement (dx, dy) in pixels.
     """
-    coarsest = _LEVELS[0][0]
-    flow = template.new_zeros(template.shape[0], 2, *(side // coarsest for side in template.shape[-2:]))
-    for reduction, radius, window in _LEVELS:
+    levels = _LEVELS if near is None else _NEAR_LEVELS
+    coarsest = levels[0][0]
+    if near is None:
+        flow = template.new_zeros(template.shape[0], 2, *(side // coarsest for side in template.shape[-2:]))
+    else:
+        flow = F.avg_pool2d(near, coarsest) / coarsest
+    for reduction, radius, window in levels:
         small_template, small_target = (F.avg_pool2d(x, reduction) for x in (template, target))
         if flow.shape[-2:] != small_template.shape[-2:]:
             flow = 2 * F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -67,7 +75,7 @@ def _search(template: Tensor, target: Tensor, flow: Tensor, radius: int, window:
 
 def compose(
     corner: Tensor, same_view: Tensor, same_time: Tensor, to_view: Tensor, to_time: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Flows of a missing frame from the matches of the corner frame with the frames beside it.
 
     A surface seen at y in the corner frame is at y + a in the frame of the same view, at y + b in the frame of the same
@@ -79,19 +87,21 @@ def compose(
         to_view, to_time: ``(M, 2, H, W)``, a and b.
 
     Returns:
-        ``(flow to same_view, flow to same_time, confidence)``: ``(M, 2, H, W)`` twice and ``(M, 1, H, W)`` in [0, 1],
-        0 where no pixel arrived and the flows are filled in from around.
+        ``(flow to same_view, flow to same_time, confidence, errors)``: ``(M, 2, H, W)`` twice, ``(M, 1, H, W)`` in
+        [0, 1], 0 where no pixel arrived and flows and errors are filled in from around, and ``(M, 2, H, W)``: how far
+        apart, as mean absolute difference, the colours are in the match that each flow was taken from.
     """
-    moved = (displace(same_view, to_view), displace(same_time, to_time))
-    error = sum((x - corner).abs().mean(1, keepdim=True) for x in moved)
-    weight = torch.exp(-_SPLAT_SHARPNESS * error)
-    values = torch.cat([-to_time, -to_view, torch.ones_like(weight)], dim=1) * weight
+    # The flow to the frame of the same view is the way back along time, and the other one that along the views.
+    moved = displace(same_time, to_time), displace(same_view, to_view)
+    errors = torch.cat([(x - corner).abs().mean(1, keepdim=True) for x in moved], dim=1)
+    weight = torch.exp(-_SPLAT_SHARPNESS * errors.sum(1, keepdim=True))
+    values = torch.cat([-to_time, -to_view, errors, torch.ones_like(weight)], dim=1) * weight
     arrived = _splat(values, to_view + to_time)
-    total = arrived[:, 4:]
+    total = arrived[:, 6:]
     known = total > 1e-3
-    flows = torch.where(known, arrived[:, :4] / total.clamp_min(1e-6), 0.0)
-    flows = window_median(_fill(flows, known), _MEDIAN_WINDOW)
-    return flows[:, :2], flows[:, 2:], total.clamp(0, 1)
+    means = torch.where(known, arrived[:, :6] / total.clamp_min(1e-6), 0.0)
+    means = window_median(_fill(means, known), _MEDIAN_WINDOW)
+    return means[:, :2], means[:, 2:4], total.clamp(0, 1), means[:, 4:]
 
 
 def _splat(values: Tensor, flow: Tensor) -> Tensor:
@@ -110,12 +120,12 @@ def _splat(values: Tensor, flow: Tensor) -> Tensor:
     return result.unflatten(2, (height, width))
 
 
-def _fill(flows: Tensor, known: Tensor) -> Tensor:
-    """Unknown flows take the mean of their known neighbours, again and again."""
-    known = known.to(flows.dtype)
+def _fill(values: Tensor, known: Tensor) -> Tensor:
+    """Unknown values take the mean of their known neighbours, again and again."""
+    known = known.to(values.dtype)
     for _ in range(_FILL_ITERATIONS):
         near = window_sum(known, 3)
-        spread = window_sum(flows * known, 3) / near.clamp_min(1e-6)
-        flows = torch.where(known > 0, flows, spread)
-        known = (near > 0).to(flows.dtype)
-    return flows
+        spread = window_sum(values * known, 3) / near.clamp_min(1e-6)
+        values = torch.where(known > 0, values, spread)
+        known = (near > 0).to(values.dtype)
+    return values

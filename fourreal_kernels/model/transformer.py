@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..grid import TIME, VIEW, VIEW_OR_TIME
 from ..nn import GridRope, HardSync, SoftSync, TwoStreamBlock
 from .adapter import StreamAdapter
-from .alignment import Alignment, align, unaligned
+from .alignment import EVIDENCE_CHANNELS, Alignment, align, unaligned
 from .blocks import GridBlock, PatchEmbedding, SigmaEmbedding
 from .conditioning import Sources, nearest_sources, select_frames
 from .config import GridConfig
@@ -35,7 +35,7 @@ class GridTransformer(nn.Module):
     def __init__(self, config: GridConfig):
         super().__init__()
         self.config = config
-        channels = 13 if config.source_input else 3
+        channels = 12 + EVIDENCE_CHANNELS if config.source_input else 3
         self.embed = PatchEmbedding(channels, config.dim, config.patch)
         tokens = config.token_height * config.token_width
         self.position_embedding = nn.Parameter(torch.randn(tokens, config.dim) * 0.02)
@@ -160,7 +160,7 @@ class GridTransformer(nn.Module):
 
     def _embed(self, frames: Tensor, given: Tensor, sources: Sources, alignment: Alignment) -> Tensor:
         if self.config.source_input:
-            shown = (alignment.same_view, alignment.same_time, sources.same_view, alignment.confidence)
+            shown = (alignment.same_view, alignment.same_time, sources.same_view, alignment.evidence())
             frames = torch.cat([frames, *shown], dim=3)
         return self.embed(frames) + self.given_embedding[given.long()][..., None, :] + self.position_embedding
 

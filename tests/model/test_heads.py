@@ -46,7 +46,7 @@ def test_warp_head_starts_from_the_aligning_flows():
         displace(x.flatten(0, 2), flow.flatten(0, 2), "bicubic").unflatten(0, GRID)
         for x, flow in zip((sources.same_view, sources.same_time), flows, strict=True)
     ]
-    alignment = Alignment(*flows, torch.ones(*GRID, 1, HEIGHT, WIDTH), *moved)
+    alignment = Alignment(*flows, torch.ones(*GRID, 1, HEIGHT, WIDTH), torch.rand(*GRID, 2, HEIGHT, WIDTH), *moved)
     prediction = WarpHead(DIM, PATCH, FEATURES)(*_inputs(), sources, alignment)
     assert torch.equal(prediction.flow_same_view, flows[0]) and torch.equal(prediction.flow_same_time, flows[1])
     colour_weight = math.exp(-3) / (2 + math.exp(-3))
@@ -105,8 +105,8 @@ def test_a_token_reaches_its_own_patch_and_the_width_of_the_convolutions_around(
         for parameter in head.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         if head_type is WarpHead:
-            head.flow.weight.zero_()
-            head.flow.bias.zero_()
+            head.flow[-1].weight.zero_()
+            head.flow[-1].bias.zero_()
     sources = _sources()
     tokens, frames = (x.double() for x in _inputs())
     sources = Sources(*(x.double() if x.is_floating_point() else x for x in vars(sources).values()))

@@ -86,15 +86,42 @@ def test_composed_flows_of_two_translations():
     texture, (ax, ay), (bx, by) = _texture(), (3, 1), (-2, 4)
     corner, same_view, same_time = (_moved(texture, *m)[None] for m in ((0, 0), (ax, ay), (bx, by)))
     to_view, to_time = _constant_flow(ax, ay), _constant_flow(bx, by)
-    flow_view, flow_time, confidence = compose(corner, same_view, same_time, to_view, to_time)
+    flow_view, flow_time, confidence, errors = compose(corner, same_view, same_time, to_view, to_time)
     inner = (..., slice(6, -6), slice(6, -6))
     torch.testing.assert_close(flow_view[inner], _constant_flow(-bx, -by)[inner], atol=1e-4, rtol=0)
     torch.testing.assert_close(flow_time[inner], _constant_flow(-ax, -ay)[inner], atol=1e-4, rtol=0)
     torch.testing.assert_close(confidence[inner], torch.ones(1, 1, HEIGHT, WIDTH)[inner], atol=1e-4, rtol=0)
     assert confidence.amin() == 0, "nothing arrives at the border that the surface left"
+    torch.testing.assert_close(errors[inner], torch.zeros(1, 2, HEIGHT, WIDTH)[inner], atol=1e-4, rtol=0)
     missing = _moved(texture, ax + bx, ay + by)[None]
     for source, flow in ((same_view, flow_view), (same_time, flow_time)):
         torch.testing.assert_close(displace(source, flow)[inner], missing[inner], atol=1e-3, rtol=0)
+
+
+def test_errors_of_composed_flows_belong_to_the_match_each_was_taken_from():
+    """Another colour in the frame of the same timestep spoils the match along time, which gives the flow to the frame
+    of the same view, and only that one."""
+    texture = _texture()
+    corner, same_view = _moved(texture, 0, 0)[None], _moved(texture, 3, 1)[None]
+    none = _constant_flow(0, 0)
+    *_, errors = compose(corner, same_view, corner + 0.2, _constant_flow(3, 1), none)
+    inner = (..., slice(8, -8), slice(8, -8))
+    expected = torch.tensor([0.2, 0.0])[None, :, None, None].expand_as(errors)
+    torch.testing.assert_close(errors[inner], expected[inner], atol=1e-4, rtol=0)
+
+
+def test_clips_are_matched_outward_from_the_corner():
+    """A surface that leaves the reach of one search is followed from frame to frame."""
+    texture, step, count = _texture(), 5, 5
+    frames = torch.stack([_moved(texture, step * t, 0) for t in range(count + 1)])
+    grid, given = torch.stack([frames, frames])[None], torch.ones(1, 2, count + 1, dtype=torch.bool)
+    given[0, 1, 1:] = False
+    seen = (..., slice(8, -8), slice(step * count + 2, WIDTH - 2))
+    expected = _constant_flow(-step * count, 0)
+    followed = align(grid, given, nearest_sources(grid, given)).flow_same_view[0, 1, -1:]
+    assert (followed - expected).norm(dim=1)[seen].median() < 0.5
+    alone = match(frames[:1], frames[-1:])
+    assert (alone + expected).norm(dim=1)[..., 8:-8, 2 : WIDTH - step * count - 2].median() > 4
 
 
 def _moving_grid():
