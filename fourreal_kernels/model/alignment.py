@@ -75,7 +75,7 @@ def align(frames: Tensor, given: Tensor, sources: Sources) -> Alignment:
         full[missing] = values
         result.append(full)
     aligned = [
-        displace(source.flatten(0, 2), flow)
+        displace(source.flatten(0, 2), flow, "bicubic")
         for source, flow in zip((sources.same_view, sources.same_time), result[:2], strict=True)
     ]
     return Alignment(*(x.unflatten(0, given.shape) for x in (*result, *aligned)))

@@ -14,6 +14,8 @@ from .matching import displace
 
 _ABSENT = -1e4
 _FLOW_SCALE = 4.0
+# Displaced frames that the warp head mixes: of the same view and timestep, by predicted and by aligning flows.
+_DISPLACED = 4
 
 
 @dataclass(frozen=True)
@@ -67,16 +69,17 @@ class DirectHead(nn.Module):
         noisy = frames.flatten(0, 2)
         features = self.pixels(tokens, frames.shape[-2])
         pixels = torch.cat([features, noisy], dim=1)
-        colours = self.refine(pixels.contiguous(memory_format=torch.channels_last))
+        colours = self.refine(_channels_last(pixels))
         return GridPrediction(colours.unflatten(0, frames.shape[:3]))
 
 
 class WarpHead(nn.Module):
     """Mixes displaced given frames with predicted colours.
 
-    Each pixel is a convex mix of the nearest given frame of the same view, the nearest given frame of the same
-    timestep (each sampled where the aligning flow plus a predicted one points) and a predicted colour. Starts with the
-    aligning flow and nearly the mean of the two given frames.
+    Each pixel is a convex mix of five colours: the nearest given frame of the same view and the nearest given frame of
+    the same timestep, each where the aligning flow points and where that flow plus a predicted one points, and a
+    predicted colour. The matched flows are exact where there is texture, the predicted ones reach where there is none.
+    Starts with the aligning flows and nearly the mean of the two given frames.
 
     Args:
         dim: C of the tokens.
@@ -95,39 +98,53 @@ class WarpHead(nn.Module):
             nn.Conv2d(2 * features, 4, 3, padding=1),
         )
         self.refine = nn.Sequential(
-            nn.Conv2d(features + 12 + EVIDENCE_CHANNELS, 2 * features, 3, padding=1),
+            nn.Conv2d(features + 18 + EVIDENCE_CHANNELS, 2 * features, 3, padding=1),
             nn.SiLU(),
             nn.Conv2d(2 * features, 2 * features, 3, padding=1),
             nn.SiLU(),
         )
-        self.mix = nn.Conv2d(2 * features, 6, 3, padding=1)
+        self.mix = nn.Conv2d(2 * features, _DISPLACED + 1 + 3, 3, padding=1)
         for layer in (self.flow[-1], self.mix):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         with torch.no_grad():
-            self.mix.bias[2] = -3.0
+            self.mix.bias[_DISPLACED] = -3.0
 
     def forward(self, tokens: Tensor, frames: Tensor, sources: Sources, alignment: Alignment) -> GridPrediction:
         grid = frames.shape[:3]
         features = self.pixels(tokens, frames.shape[-2])
-        evidence = alignment.evidence().flatten(0, 2)
         aligned = [x.flatten(0, 2) for x in (alignment.same_view, alignment.same_time)]
-        seen = torch.cat([features, *aligned, evidence], dim=1).contiguous(memory_format=torch.channels_last)
-        flow_view, flow_time = (_FLOW_SCALE * self.flow(seen)).chunk(2, dim=1)
-        flow_view = flow_view + alignment.flow_same_view.flatten(0, 2)
-        flow_time = flow_time + alignment.flow_same_time.flatten(0, 2)
+        evidence = alignment.evidence().flatten(0, 2)
+        flow_view, flow_time = self._flows(torch.cat([features, *aligned, evidence], dim=1), alignment)
         # Bilinear samples between pixels lose a fifth of the gradient energy of textures.
-        warped_view = displace(sources.same_view.flatten(0, 2), flow_view, "bicubic")
-        warped_time = displace(sources.same_time.flatten(0, 2), flow_time, "bicubic")
+        displaced = [
+            displace(sources.same_view.flatten(0, 2), flow_view, "bicubic"),
+            displace(sources.same_time.flatten(0, 2), flow_time, "bicubic"),
+            *aligned,
+        ]
         shown = [x.flatten(0, 2) for x in (frames, sources.same_view)]
-        pixels = torch.cat([features, warped_view, warped_time, *shown, evidence], dim=1)
-        # Channels-last convolutions of a few channels run twice as fast on CPUs.
-        hidden = self.refine(pixels.contiguous(memory_format=torch.channels_last))
-        logits, colour = self.mix(hidden).chunk(2, dim=1)
-        absent = torch.stack([~sources.has_same_view.flatten(), ~sources.has_same_time.flatten()], dim=1)
-        penalty = F.pad(absent.to(logits.dtype) * _ABSENT, (0, 1))
-        sharpness = 1.0 if self.training else self.mix_sharpness
-        weights = (sharpness * logits + penalty[..., None, None]).softmax(dim=1).unsqueeze(2)
-        mixed = (weights * torch.stack([warped_view, warped_time, colour], dim=1)).sum(1)
+        logits, colour = self._mix(torch.cat([features, *displaced, *shown, evidence], dim=1))
+        weights = self._weights(logits, sources)
+        mixed = (weights * torch.stack([*displaced, colour], dim=1)).sum(1)
         return GridPrediction(mixed.unflatten(0, grid), flow_view.unflatten(0, grid), flow_time.unflatten(0, grid))
 
+    def _flows(self, seen: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor]:
+        """Flows to the frames of the same view and of the same timestep, ``(M, 2, H, W)`` each."""
+        more_view, more_time = (_FLOW_SCALE * self.flow(_channels_last(seen))).chunk(2, dim=1)
+        return alignment.flow_same_view.flatten(0, 2) + more_view, alignment.flow_same_time.flatten(0, 2) + more_time
+
+    def _mix(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(M, 5, H, W)`` of the displaced frames and the colour, and that colour ``(M, 3, H, W)``."""
+        return self.mix(self.refine(_channels_last(seen))).split([_DISPLACED + 1, 3], dim=1)
+
+    def _weights(self, logits: Tensor, sources: Sources) -> Tensor:
+        """``(M, 5, 1, H, W)``, zero for frames that are absent."""
+        absent = torch.stack([~sources.has_same_view.flatten(), ~sources.has_same_time.flatten()], dim=1)
+        penalty = F.pad(absent.repeat(1, 2).to(logits.dtype) * _ABSENT, (0, 1))
+        sharpness = 1.0 if self.training else self.mix_sharpness
+        return (sharpness * logits + penalty[..., None, None]).softmax(dim=1).unsqueeze(2)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Convolutions of a few channels run twice as fast on CPUs in this format."""
+    return x.contiguous(memory_format=torch.channels_last)

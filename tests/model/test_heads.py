@@ -33,7 +33,7 @@ def test_warp_head_starts_as_nearly_the_mean_of_both_sources():
     tokens, frames = _inputs()
     prediction = head(tokens, frames, sources, unaligned(sources))
     assert not prediction.flow_same_view.any() and not prediction.flow_same_time.any()
-    colour_weight = math.exp(-3) / (2 + math.exp(-3))
+    colour_weight = math.exp(-3) / (4 + math.exp(-3))
     assert colour_weight < 0.03
     expected = (1 - colour_weight) * (sources.same_view + sources.same_time) / 2
     torch.testing.assert_close(prediction.frames, expected, atol=1e-5, rtol=0)
@@ -49,7 +49,7 @@ def test_warp_head_starts_from_the_aligning_flows():
     alignment = Alignment(*flows, torch.ones(*GRID, 1, HEIGHT, WIDTH), torch.rand(*GRID, 2, HEIGHT, WIDTH), *moved)
     prediction = WarpHead(DIM, PATCH, FEATURES)(*_inputs(), sources, alignment)
     assert torch.equal(prediction.flow_same_view, flows[0]) and torch.equal(prediction.flow_same_time, flows[1])
-    colour_weight = math.exp(-3) / (2 + math.exp(-3))
+    colour_weight = math.exp(-3) / (4 + math.exp(-3))
     torch.testing.assert_close(prediction.frames, (1 - colour_weight) * (moved[0] + moved[1]) / 2, atol=1e-5, rtol=0)
 
 
@@ -58,7 +58,7 @@ def test_absent_sources_have_no_weight(has_view, has_time):
     """Even where the mix would take nothing but them, and whatever they hold."""
     head = WarpHead(DIM, PATCH, FEATURES)
     with torch.no_grad():
-        head.mix.bias.copy_(torch.tensor([50.0, 50.0, 0.0, 0.3, 0.2, 0.1]))
+        head.mix.bias.copy_(torch.tensor([50.0, 50.0, 50.0, 50.0, 0.0, 0.3, 0.2, 0.1]))
     sources = _sources(has_view, has_time)
     expected = torch.tensor([0.3, 0.2, 0.1])[:, None, None].expand_as(sources.corner)
     if has_view:
@@ -77,8 +77,8 @@ def test_prediction_stays_between_sources_and_colour():
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        head.mix.weight[3:] = 0
-        head.mix.bias[3:] = torch.tensor([0.9, -0.9, 0.0])
+        head.mix.weight[5:] = 0
+        head.mix.bias[5:] = torch.tensor([0.9, -0.9, 0.0])
     sources = _sources()
     for source in (sources.same_view, sources.same_time):
         source.copy_(source[..., :1, :1].expand_as(source))  # one colour each: samples between pixels do not overshoot
