@@ -98,7 +98,7 @@ def aligned_mean(pipeline: GridPipeline, truth: Tensor) -> Tensor:
     """What the warp head starts from: the mean of the matched and displaced given frames, ``(V, T, 3, H, W)``."""
     clean = (truth * 2 - 1)[None].to(pipeline.device)
     given = cross_mask(*truth.shape[:2], device=clean.device)[None]
-    _, alignment = pipeline.model.prepare(clean, given)
+    alignment = pipeline.model.prepare(clean, given).alignment
     return ((alignment.same_view + alignment.same_time)[0].cpu() / 4 + 0.5).clamp(0, 1)
 
 

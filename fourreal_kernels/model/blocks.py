@@ -130,6 +130,8 @@ class SigmaEmbedding(nn.Module):
 class PatchEmbedding(nn.Module):
     """Frames to tokens: overlapping patches of twice the patch side, so that a token sees over its borders.
 
+    Linear in the frames, so that tokens of some channels add to those of the others.
+
     Args:
         channels: of the frames.
         dim: C of the tokens.
@@ -142,5 +144,16 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """``(B, V, T, channels, H, W)`` to ``(B, V, T, N, C)``."""
-        tokens = self.conv(frames.flatten(0, 2))
+        return self._tokens(frames, self.conv.weight, self.conv.bias)
+
+    def first(self, frames: Tensor) -> Tensor:
+        """The share of the first channels, without the bias: ``(B, V, T, n, H, W)``, n <= channels."""
+        return self._tokens(frames, self.conv.weight[:, : frames.shape[3]], None)
+
+    def rest(self, frames: Tensor) -> Tensor:
+        """The share of the last channels and the bias: ``(B, V, T, n, H, W)``, n <= channels."""
+        return self._tokens(frames, self.conv.weight[:, -frames.shape[3] :], self.conv.bias)
+
+    def _tokens(self, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        tokens = F.conv2d(frames.flatten(0, 2), weight, bias, self.conv.stride, self.conv.padding)
         return tokens.flatten(2).transpose(1, 2).contiguous().unflatten(0, frames.shape[:3])

@@ -43,9 +43,9 @@ class Sources:
 Record = TypeVar("Record")
 
 
-def select_frames(record: Record, mask: Tensor) -> Record:
-    """Of a dataclass of ``(B, V, T, ...)`` tensors those K frames that the mask names, as ``(1, 1, K, ...)``."""
-    return type(record)(*(getattr(record, field.name)[mask][None, None] for field in fields(record)))
+def select_frames(record: Record, where: tuple[Tensor, Tensor, Tensor]) -> Record:
+    """Of a dataclass of ``(B, V, T, ...)`` tensors K frames as ``(1, 1, K, ...)``; ``where``: their b, v and t."""
+    return type(record)(*(getattr(record, field.name)[where][None, None] for field in fields(record)))
 
 
 def nearest_sources(frames: Tensor, given: Tensor) -> Sources:

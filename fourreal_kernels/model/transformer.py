@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,24 @@ from .heads import DirectHead, GridPrediction, WarpHead
 
 STREAMS = ("both", "view", "time")
 
-Prepared = tuple[Sources, Alignment]
+# Frames of a grid whose colours are computed together where there are no gradients: few enough for the head's pixels to
+# stay in the cache.
+_HEAD_FRAMES = 14
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model takes from the given frames of a grid, the same for every sigma.
+
+    Attributes:
+        sources, alignment: the nearest given frames, where they are and displaced.
+        tokens: ``(B, V, T, N, C)`` their share of the embedded tokens, by the weights of that moment; None where tokens
+            have no share in them.
+    """
+
+    sources: Sources
+    alignment: Alignment
+    tokens: Tensor | None
 
 
 class GridTransformer(nn.Module):
@@ -116,8 +135,9 @@ class GridTransformer(nn.Module):
         device = frames.device
         views = torch.arange(frames.shape[1], device=device) if view_index is None else view_index
         times = torch.arange(frames.shape[2], device=device) if time_index is None else time_index
-        sources, alignment = self.prepare(frames, given) if prepared is None else prepared
-        tokens = self._embed(frames, given, sources, alignment)
+        prepared = self.prepare(frames, given) if prepared is None else prepared
+        sources, alignment = prepared.sources, prepared.alignment
+        tokens = self._embed(frames, given, prepared)
         cond = self.sigma_embedding(sigma.to(tokens.dtype))
         tokens = self._run(tokens, cond, streams, views, times)
         shift, scale = self.final_modulation(nn.functional.silu(cond))[:, None, None, None].chunk(2, dim=-1)
@@ -129,10 +149,14 @@ class GridTransformer(nn.Module):
     def _predict_missing(
         self, tokens: Tensor, frames: Tensor, missing: Tensor, sources: Sources, alignment: Alignment
     ) -> GridPrediction:
-        tokens_there, frames_there = (x[missing][None, None] for x in (tokens, frames))
-        selected = (select_frames(record, missing) for record in (sources, alignment))
-        predicted = self.head(tokens_there, frames_there, *selected).frames
-        return GridPrediction(frames.masked_scatter(missing[..., None, None, None], predicted))
+        where = missing.nonzero(as_tuple=True)
+        count = max(1, len(where[0])) if torch.is_grad_enabled() else _HEAD_FRAMES
+        predicted = []
+        for part in zip(*(index.split(count) for index in where), strict=True):
+            inputs = (x[part][None, None] for x in (tokens, frames))
+            selected = (select_frames(record, part) for record in (sources, alignment))
+            predicted.append(self.head(*inputs, *selected).frames)
+        return GridPrediction(frames.masked_scatter(missing[..., None, None, None], torch.cat(predicted, dim=2)))
 
     @torch.no_grad()
     def prepare(self, frames: Tensor, given: Tensor) -> Prepared:
@@ -142,7 +166,9 @@ class GridTransformer(nn.Module):
             frames, given: as for :meth:`forward`.
         """
         sources = nearest_sources(frames, given)
-        return sources, align(frames, given, sources) if self.config.matching else unaligned(sources)
+        alignment = align(frames, given, sources) if self.config.matching else unaligned(sources)
+        tokens = self.embed.rest(_shown(sources, alignment)) if self.config.source_input else None
+        return Prepared(sources, alignment, tokens)
 
     def _check(self, frames: Tensor, given: Tensor, sigma: Tensor, streams: str) -> None:
         expected = (3, self.config.height, self.config.width)
@@ -158,11 +184,14 @@ class GridTransformer(nn.Module):
         if streams not in STREAMS:
             raise ValueError(f"streams: got {streams!r}, expected one of {', '.join(STREAMS)}")
 
-    def _embed(self, frames: Tensor, given: Tensor, sources: Sources, alignment: Alignment) -> Tensor:
-        if self.config.source_input:
-            shown = (alignment.same_view, alignment.same_time, sources.same_view, alignment.evidence())
-            frames = torch.cat([frames, *shown], dim=3)
-        return self.embed(frames) + self.given_embedding[given.long()][..., None, :] + self.position_embedding
+    def _embed(self, frames: Tensor, given: Tensor, prepared: Prepared) -> Tensor:
+        added = self.given_embedding[given.long()][..., None, :] + self.position_embedding
+        if prepared.tokens is None:
+            return self.embed(frames) + added
+        if torch.is_grad_enabled():
+            shown = _shown(prepared.sources, prepared.alignment)
+            return self.embed(torch.cat([frames, shown], dim=3)) + added
+        return self.embed.first(frames) + prepared.tokens + added
 
     def _run(self, x: Tensor, cond: Tensor, streams: str, views: Tensor, times: Tensor) -> Tensor:
         """Embedded tokens through the blocks, in the dtype of the blocks' weights, which a training may lower."""
@@ -214,6 +243,11 @@ class GridTransformer(nn.Module):
             )
             time = view if hard else time
         return view if hard else (view + time) / 2
+
+
+def _shown(sources: Sources, alignment: Alignment) -> Tensor:
+    """What tokens see of the given frames beside their own frame: ``(B, V, T, 9 + EVIDENCE_CHANNELS, H, W)``."""
+    return torch.cat([alignment.same_view, alignment.same_time, sources.same_view, alignment.evidence()], dim=3)
 
 
 def _check_index(name: str, index: Tensor | None, count: int) -> None:

@@ -19,7 +19,7 @@ def _model_and_tokens(mode, per_channel):
     perturb(base_parameters(model))
     frames, given, sigma = model_inputs(model)
     with torch.no_grad():
-        tokens = model._embed(frames, given, *model.prepare(frames, given))
+        tokens = model._embed(frames, given, model.prepare(frames, given))
         cond = model.sigma_embedding(sigma)
     return model, tokens, cond
 
