@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..model.alignment import EVIDENCE_CHANNELS
 from ..model.config import GridConfig
 
 # Forward, gradients of the activations, gradients of the weights.
@@ -27,7 +28,7 @@ def forward_flops(config: GridConfig, views: int, times: int, streams: str = "bo
     if streams == "both" and config.has_sync and not config.sync_per_channel:
         sync = 2 * tokens * (2 if config.mode == "two_stream_hard" else 4) * d**2
     return {
-        "embedding": 2 * tokens * d * (13 if config.source_input else 3) * (2 * config.patch) ** 2,
+        "embedding": 2 * tokens * d * (12 + EVIDENCE_CHANNELS if config.source_input else 3) * (2 * config.patch) ** 2,
         "linear": config.depth * linear,
         "attention": config.depth * sum(4 * tokens * length * frame * d for length in lengths),
         "sync": config.depth * sync,
@@ -44,5 +45,6 @@ def _head(config: GridConfig, tokens: int) -> int:
     f = config.head_features
     convolutions = (f + 3) * 2 * f + 2 * f * 3
     if config.head == "warp":
-        convolutions = 4 * f + (f + 13) * 2 * f + 2 * f * 2 * f + 2 * f * 6
+        flows = (f + 6 + EVIDENCE_CHANNELS) * 2 * f + 2 * f * 4
+        convolutions = flows + (f + 18 + EVIDENCE_CHANNELS) * 2 * f + 2 * f * 2 * f + 2 * f * 8
     return 2 * tokens * config.patch**2 * (config.dim * f + 9 * convolutions)
