@@ -124,6 +124,8 @@ def _fill(values: Tensor, known: Tensor) -> Tensor:
     """Unknown values take the mean of their known neighbours, again and again."""
     known = known.to(values.dtype)
     for _ in range(_FILL_ITERATIONS):
+        if known.all():
+            break
         near = window_sum(known, 3)
         spread = window_sum(values * known, 3) / near.clamp_min(1e-6)
         values = torch.where(known > 0, values, spread)
