@@ -26,13 +26,13 @@ class GridConfig:
             view attention then time attention) or ``"fused"`` (4Real-Video-V2: one stream, view-or-time attention).
         adapters: single streams only (sequential, fused): a trained residual map after each layer, with as many weights
             as soft synchronisation, so that the modes can be compared over one frozen base.
-        source_input: give each token the same patch of the nearest given frames. Carries information around the
-            synchronisation layers, so comparisons of the modes switch it off.
+        source_input: give each token the same patch of the nearest given frames, and of their flows.
+            Carries information around the synchronisation layers, so comparisons of the modes switch it off.
         matching: displace those frames by flows matched between given frames (no learned weights) before they are used,
             see :mod:`fourreal_kernels.model.matching`; without it they are used where they are. Frame sides must be
             multiples of 4.
-        head: ``"warp"`` mixes the nearest given frames, displaced by predicted flows, with predicted colours;
-            ``"direct"`` predicts colours only.
+        head: ``"warp"`` mixes the nearest given frames, displaced by matched and by predicted flows, with predicted
+            colours; ``"direct"`` predicts colours only.
         head_features: channels per pixel inside the head.
         mix_sharpness: factor of the warp head's mixing logits outside training: above 1 it rather chooses between the
             displaced frames than averages them.
