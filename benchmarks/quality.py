@@ -12,7 +12,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from fourreal_kernels.cli.environment import versions
 from fourreal_kernels.data import HELD_OUT_SEED
 from fourreal_kernels.data.scene_family import EASY, SceneFamily
 from fourreal_kernels.evaluation.baselines import trivial_baselines
-from fourreal_kernels.evaluation.evaluate import METRICS, aligned_mean, measure
+from fourreal_kernels.evaluation.evaluate import METRICS, aligned_mean, deviation, measure
 from fourreal_kernels.evaluation.held_out import held_out_grid
 from fourreal_kernels.model import GridPipeline, cross_mask
 from fourreal_kernels.model.conditioning import nearest_sources
@@ -136,7 +136,7 @@ def summary(scenes: dict[int, dict[str, dict[str, dict[str, float]]]]) -> dict:
         for name, values in rows.items():
             for metric in values:
                 found = [scene[group][name][metric] for scene in scenes.values()]
-                for key, value in (("mean", fmean(found)), ("deviation", stdev(found) if len(found) > 1 else 0.0)):
+                for key, value in (("mean", fmean(found)), ("deviation", deviation(found))):
                     result[key].setdefault(group, {}).setdefault(name, {})[metric] = value
     return result
 

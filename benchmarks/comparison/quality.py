@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
 from torch import Tensor
 from tqdm import tqdm
 
 from fourreal_kernels.data import HELD_OUT_SEED
 from fourreal_kernels.evaluation.baselines import trivial_baselines
-from fourreal_kernels.evaluation.evaluate import measure
+from fourreal_kernels.evaluation.evaluate import deviation, measure
 from fourreal_kernels.evaluation.geometry_metrics import WARP_ERRORS, GridGeometry
 from fourreal_kernels.evaluation.held_out import held_out_render
 from fourreal_kernels.evaluation.reprojection import decibels
@@ -55,7 +55,7 @@ def over_seeds(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
     return {
         metric: {
             "mean": fmean(run[metric] for run in runs),
-            "deviation": stdev([run[metric] for run in runs]) if len(runs) > 1 else 0.0,
+            "deviation": deviation([run[metric] for run in runs]),
         }
         for metric in runs[0]
     }

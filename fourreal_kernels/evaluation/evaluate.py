@@ -69,7 +69,7 @@ def evaluate(
     return {
         "settings": settings,
         "mean": _over_scenes(scenes, fmean),
-        "deviation": _over_scenes(scenes, lambda values: stdev(values) if len(values) > 1 else 0.0),
+        "deviation": _over_scenes(scenes, deviation),
         "scenes": scenes,
         **harness.result(),
     }
@@ -84,6 +84,11 @@ def predict(pipeline: GridPipeline, truth: Tensor, *, steps: int, sampler: str) 
         video = pipeline(truth[0], truth[:, 0], steps=count, seed=0, sampler=sampler, progress=False)
         predictions[name] = video.frames
     return predictions
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; 0 for a single value."""
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def _over_scenes(scenes: dict, statistic: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:

@@ -32,6 +32,9 @@ class Speed:
     """Samples and arithmetic per second since it was last asked."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._samples, self._flops, self._seconds, self._steps = 0, 0, 0.0, 0
 
     def add(self, samples: int, flops: int, seconds: float) -> None:
@@ -48,7 +51,7 @@ class Speed:
             "grids_per_second": self._samples / seconds,
             "tflops": self._flops / seconds / 1e12,
         }
-        self.__init__()
+        self._start()
         return {name: float(f"{value:.4g}") for name, value in rates.items()}
 
 
