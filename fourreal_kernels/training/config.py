@@ -32,7 +32,7 @@ class Phase:
         pure_noise: part of the samples at sigma = 1; the others are logit-normal.
         sigma_mean, sigma_std: of the logit-normal.
         flow_weight: weight of the flow loss, per pixel of displacement; 0 for none.
-        sharpness_weight: weight of the sharpness loss, on samples below sigma = 1; 0 for none.
+        sharpness_weight: weight of the sharpness loss; 0 for none.
     """
 
     name: str

@@ -41,14 +41,13 @@ def flow_loss(prediction: GridPrediction, batch: TrainingBatch) -> Tensor:
 
 
 def sharpness_loss(prediction: GridPrediction, batch: TrainingBatch) -> Tensor:
-    """Mean absolute difference of the local gradient energy of predicted and true frames, on samples below sigma = 1.
+    """Mean absolute difference of the local gradient energy of predicted and true frames that are not given.
 
-    Squared error alone makes a sample the average of what is possible, which blurs. At sigma = 1 that average is
-    wanted: it is the one-step answer.
+    Squared error alone makes a prediction the average of what is possible, which blurs.
     """
-    weight = (~batch.given & (batch.sigma < 1)[:, None, None]).to(batch.frames.dtype)
+    weight = ~batch.given
     error = (_local_energy(prediction.frames) - _local_energy(batch.frames)).abs().mean(dim=(1, 2, 3))
-    return (error.view(weight.shape) * weight).sum() / (~batch.given).sum().clamp_min(1)
+    return (error.view(weight.shape) * weight).sum() / weight.sum().clamp_min(1)
 
 
 def _local_energy(frames: Tensor) -> Tensor:
