@@ -1,7 +1,7 @@
-"""How good a model's grids are as the steps, the size of the grid, the given frames and the model's parts change.
+"""How good a model's grids are as the steps, the size of the grid and the given frames change.
 
-``python -m benchmarks.quality steps|grids|given|parts --scenes N --json PATH``: held-out scenes against their truth.
-The file is written after every scene, and the tables of all scenes so far are printed.
+``python -m benchmarks.quality steps|grids|given --scenes N --json PATH``: held-out scenes against their truth. The file
+is written after every scene, and the tables of all scenes so far are printed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,11 @@ from fourreal_kernels.cli.environment import versions
 from fourreal_kernels.data import HELD_OUT_SEED
 from fourreal_kernels.data.scene_family import EASY, SceneFamily
 from fourreal_kernels.evaluation.baselines import trivial_baselines
-from fourreal_kernels.evaluation.evaluate import METRICS, aligned_mean, deviation, measure
+from fourreal_kernels.evaluation.evaluate import METRICS, deviation, measure
 from fourreal_kernels.evaluation.held_out import held_out_grid
 from fourreal_kernels.model import GridPipeline, cross_mask
 from fourreal_kernels.model.conditioning import nearest_sources
 from fourreal_kernels.model.continuation import WINDOWS
-
-from .ablation import PARTS, without
 
 SAMPLERS = (*(("euler", steps) for steps in (1, 2, 3, 4, 8, 40)), ("heun", 2), ("heun", 4))
 # Twice the camera arc, the travel and the turns of "easy": 16 frames are as far apart as the 8 of the training scenes.
@@ -84,23 +82,7 @@ def given_masks(views: int, times: int, seed: int) -> dict[str, Tensor]:
     }
 
 
-def part_rows(pipeline: GridPipeline, seed: int) -> Iterator[Row]:
-    """One grid of the size the model was trained on, in one step, with parts of the model switched off."""
-    truth = _truth(pipeline, seed)
-    given = cross_mask(*truth.shape[:2])
-    complete = _completed(pipeline, truth, given, steps=1)
-
-    def predict(part: str | None) -> Tensor:
-        with without(pipeline.model, part):
-            return complete()
-
-    yield "", "whole model", lambda: predict(None), given, truth
-    for part in PARTS:
-        yield "", f"without {part}", lambda part=part: predict(part), given, truth
-    yield "", "mean of the aligned frames", lambda: aligned_mean(pipeline, truth), given, truth
-
-
-STUDIES = {"steps": steps_rows, "grids": grid_rows, "given": given_rows, "parts": part_rows}
+STUDIES = {"steps": steps_rows, "grids": grid_rows, "given": given_rows}
 
 
 def _truth(
