@@ -10,6 +10,7 @@ from torch import Tensor
 from ... import dispatch
 from ...grid import VIEW, parse_axes
 from .. import checks
+from ..once import once_per_layout
 from . import registration, registration_extra  # noqa: F401  (define the torch operators)
 from .call import AttentionCall, attention_call, check_extra, check_inputs, check_scale
 
@@ -60,8 +61,7 @@ def axis_attention(
             ``out`` is given while a gradient is asked for.
         NotImplementedError: the named backend cannot run this call.
     """
-    check_inputs(q, k, v)
-    check_extra(extra_k, extra_v, q)
+    _check(q, k, v, extra_k, extra_v, out)
     options = str(parse_axes(axes)), check_scale(scale, q.shape[-1]), deterministic, dispatch.requested(backend)
     operators = torch.ops.fourreal_kernels
     if extra_k is None:
@@ -72,17 +72,24 @@ def axis_attention(
     if out is None:
         result, lse = operator(*inputs, *options)
     else:
-        _check_out(out, q, k=k, v=v, extra_k=extra_k, extra_v=extra_v)
-        with torch.no_grad():
-            lse = into(*inputs, *options, out)
+        lse = into(*inputs, *options, out)
         result = out
     return (result, lse) if return_lse else result
 
 
-def _check_out(out: Tensor, q: Tensor, **inputs: Tensor | None) -> None:
-    checks.require_grid("out", out)
-    checks.require_like("out", out, "q", q)
-    checks.require_no_grad("axis_attention(out=...)", "axis_attention without out=", q=q, **inputs, out=out)
+@once_per_layout
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, extra_k: Tensor | None, extra_v: Tensor | None, out: Tensor | None
+) -> None:
+    check_inputs(q, k, v)
+    check_extra(extra_k, extra_v, q)
+    if out is not None:
+        checks.require_grid("out", out)
+        checks.require_like("out", out, "q", q)
+        checks.require_no_grad(
+            "axis_attention(out=...)", "axis_attention without out=",
+            q=q, k=k, v=v, extra_k=extra_k, extra_v=extra_v, out=out,
+        )
 
 
 def two_stream_attention(
@@ -122,7 +129,7 @@ def _check_triple(name: str, qkv: Sequence[Tensor]) -> tuple[Tensor, Tensor, Ten
     if len(qkv) != 3:
         raise ValueError(f"{name}: got {len(qkv)} items, expected three tensors (q, k, v)")
     q, k, v = qkv
-    check_inputs(q, k, v, prefix=f"{name}.")
+    check_inputs(q, k, v, f"{name}.")
     return q, k, v
 
 
@@ -130,11 +137,8 @@ def _describe_axis_attention(
     q, k, v, axes, *, extra_k=None, extra_v=None, scale=None, return_lse=False, deterministic=False, out=None,
     backend=None,
 ) -> AttentionCall:
-    check_inputs(q, k, v)
-    check_extra(extra_k, extra_v, q)
+    _check(q, k, v, extra_k, extra_v, out)
     check_scale(scale, q.shape[-1])
-    if out is not None:
-        _check_out(out, q, k=k, v=v, extra_k=extra_k, extra_v=extra_v)
     return attention_call(q, axes, deterministic, extra_k)
 
 

@@ -38,7 +38,7 @@ def _forward_fake(q, k, v, axes: str, scale: float, deterministic: bool, backend
 
 
 def _forward_out(q, k, v, axes: str, scale: float, deterministic: bool, backend: str, out) -> Tensor:
-    require_writable({"out": out}, {"q": q, "k": k, "v": v})
+    require_writable(("out", "q", "k", "v"), (out, q, k, v), 1)
     implementation = _backend(q, axes, deterministic, backend)
     lse = empty_lse(q)
     implementation.forward(q, k, v, parse_axes(axes), scale, out, lse)

@@ -31,8 +31,7 @@ def _forward_fake(q, k, v, extra_k, extra_v, axes: str, scale: float, determinis
 
 
 def _forward_out(q, k, v, extra_k, extra_v, axes: str, scale: float, deterministic: bool, backend: str, out) -> Tensor:
-    others = {"q": q, "k": k, "v": v, "extra_k": extra_k, "extra_v": extra_v}
-    require_writable({"out": out}, others)
+    require_writable(("out", "q", "k", "v", "extra_k", "extra_v"), (out, q, k, v, extra_k, extra_v), 1)
     implementation = _backend(q, extra_k, axes, deterministic, backend)
     lse = empty_lse(q)
     implementation.forward(q, k, v, parse_axes(axes), scale, out, lse, (extra_k, extra_v))

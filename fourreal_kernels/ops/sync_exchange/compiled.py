@@ -19,7 +19,7 @@ def as_grid(x: Tensor) -> Tensor:
 def as_grids(tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
     """Tensors of one shape ``(B, ..., C)`` as five-dim views of the same parts: one set, unless dims cannot merge."""
     if tensors[0].ndim <= GRID_DIMS:
-        yield tuple(as_grid(x) for x in tensors)
+        yield tensors if tensors[0].ndim == GRID_DIMS else tuple(as_grid(x) for x in tensors)
         return
     merged = _merged(tensors)
     if merged is not None:
