@@ -72,8 +72,8 @@ def axis_attention(
     if out is None:
         result, lse = operator(*inputs, *options)
     else:
-        lse = into(*inputs, *options, out)
-        result = out
+        result, lse = out, registration.empty_lse(q) if return_lse else None
+        into(*inputs, *options, out, lse)
     return (result, lse) if return_lse else result
 
 

@@ -15,6 +15,8 @@ from .call import AttentionCall, KeyValue
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _UNIONS = ("vn|tn", "v|t")
 _LARGEST_HEAD_DIM = 256
+LSE_IS_OPTIONAL = True
+"""``forward`` takes None for it."""
 
 
 def unavailable() -> str | None:
@@ -36,9 +38,10 @@ def refusal(call: AttentionCall) -> str | None:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor, extra: KeyValue | None = None
+    q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor | None,
+    extra: KeyValue | None = None,
 ) -> None:
-    """Write the attention output and its log-sum-exp into ``out`` and ``lse``."""
+    """Write the attention output and, where it is wanted, its log-sum-exp into ``out`` and ``lse``."""
     native.cpu_library().axis_attention_forward(
         _DTYPES[q.dtype], q.shape, str(axes), scale, (q, k, v, out, lse), **_extra(extra)
     )
