@@ -78,6 +78,20 @@ py::object layout(const py::tuple& arguments) {
     return py::bytes(bytes);
 }
 
+bool is_plain_value(PyObject* object) {
+    return object == Py_None || PyBool_Check(object) || PyFloat_CheckExact(object) || PyUnicode_CheckExact(object);
+}
+
+bool plain_call(const py::tuple& arguments, bool grad_enabled) {
+    for (py::handle argument : arguments) {
+        if (is_plain_value(argument.ptr())) continue;
+        dlpack::Tensor tensor;
+        if (!describe(argument.ptr(), &tensor) || tensor.device.type != dlpack::kCpu) return false;
+        if (grad_enabled && requires_grad(argument.ptr())) return false;
+    }
+    return true;
+}
+
 // A range of addresses, from the first byte to one after the last; empty for an empty tensor.
 struct Span {
     Address begin, end;
@@ -132,6 +146,9 @@ void bind_tensors(py::module_& module) {
     module.def("layout", &layout, "arguments"_a,
                "Bytes that are equal for equal values and for tensors of one shape, strides, dtype, device and requires_grad.\n"
                "None when an argument is no tensor, float, string, bool or None, or torch does not tell.");
+    module.def("plain_call", &plain_call, "arguments"_a, "grad_enabled"_a,
+               "True when every argument is None, a bool, float, string or a tensor on the CPU that is exactly a torch.Tensor\n"
+               "or Parameter and, with grad enabled, requires none.");
     module.def("surely_apart", &surely_apart, "tensors"_a, "destinations"_a,
                "True when the address ranges of all tensors are disjoint and no two elements of one of the first\n"
                "`destinations` share an address. False says nothing. None stands for no tensor.");

@@ -25,6 +25,7 @@ struct Tensor {
     std::uint64_t byte_offset;
 };
 
+constexpr std::int32_t kCpu = 1;  // a Device::type
 constexpr std::uint32_t kMajorVersion = 1;
 constexpr const char* kCapsuleName = "dlpack_exchange_api";
 

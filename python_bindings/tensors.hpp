@@ -1,6 +1,7 @@
 // Tensors as arguments of a binding: those of torch themselves, or their addresses, sizes and strides as numbers.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <tuple>
 #include <utility>
@@ -39,15 +40,18 @@ inline TorchTypes find_torch_types() {
     return found;
 }
 
-// False for what is not exactly a torch.Tensor or Parameter, and where torch does not offer this.
+// False for what is not exactly a torch.Tensor or Parameter with memory of its own, and where torch does not offer this.
 inline bool describe(PyObject* object, dlpack::Tensor* tensor) {
     static TorchTypes types;
     if (types.tensor == nullptr) types = find_torch_types();
     PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
     if (types.describe == nullptr || (type != types.tensor && type != types.parameter)) return false;
-    if (types.describe(object, tensor) == 0) return true;
-    PyErr_Clear();
-    return false;
+    if (types.describe(object, tensor) != 0) {
+        PyErr_Clear();
+        return false;
+    }
+    // Wrappers of functional transforms have sizes but no memory.
+    return tensor->data != nullptr || std::count(tensor->shape, tensor->shape + tensor->ndim, 0) > 0;
 }
 
 inline Address address_of(const dlpack::Tensor& tensor) {

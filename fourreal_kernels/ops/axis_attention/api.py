@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ... import dispatch
 from ...grid import VIEW, parse_axes
 from .. import checks
+from ..library import call
 from ..once import once_per_layout
 from . import registration, registration_extra  # noqa: F401  (define the torch operators)
 from .call import AttentionCall, attention_call, check_extra, check_inputs, check_scale
@@ -61,26 +61,26 @@ def axis_attention(
             ``out`` is given while a gradient is asked for.
         NotImplementedError: the named backend cannot run this call.
     """
-    _check(q, k, v, extra_k, extra_v, out)
+    _check(q, k, v, extra_k, extra_v, out, deterministic)
     options = str(parse_axes(axes)), check_scale(scale, q.shape[-1]), deterministic, dispatch.requested(backend)
-    operators = torch.ops.fourreal_kernels
-    if extra_k is None:
-        inputs, operator, into = (q, k, v), operators.axis_attention, operators.axis_attention_out
-    else:
-        inputs = (q, k, v, extra_k, extra_v)
-        operator, into = operators.axis_attention_extra, operators.axis_attention_extra_out
+    operator, inputs = "axis_attention", (q, k, v)
+    if extra_k is not None:
+        operator, inputs = "axis_attention_extra", (q, k, v, extra_k, extra_v)
     if out is None:
-        result, lse = operator(*inputs, *options)
+        result, lse = call(operator, *inputs, *options)
     else:
         result, lse = out, registration.empty_lse(q) if return_lse else None
-        into(*inputs, *options, out, lse)
+        call(f"{operator}_out", *inputs, *options, out, lse)
     return (result, lse) if return_lse else result
 
 
 @once_per_layout
 def _check(
-    q: Tensor, k: Tensor, v: Tensor, extra_k: Tensor | None, extra_v: Tensor | None, out: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, extra_k: Tensor | None, extra_v: Tensor | None, out: Tensor | None,
+    deterministic: bool,
 ) -> None:
+    if not isinstance(deterministic, bool):
+        raise TypeError(f"deterministic: expected True or False, got {type(deterministic).__name__}")
     check_inputs(q, k, v)
     check_extra(extra_k, extra_v, q)
     if out is not None:
@@ -117,8 +117,8 @@ def two_stream_attention(
     time_q, time_k, time_v = _check_triple("time_qkv", time_qkv)
     checks.require_like("time_qkv.q", time_q, "view_qkv.q", view_q)
     scale = check_scale(scale, view_q.shape[-1])
-    out_view, _, out_time, _ = torch.ops.fourreal_kernels.two_stream_attention(
-        view_q, view_k, view_v, time_q, time_k, time_v, scale, dispatch.requested(backend)
+    out_view, _, out_time, _ = call(
+        "two_stream_attention", view_q, view_k, view_v, time_q, time_k, time_v, scale, dispatch.requested(backend)
     )
     return out_view, out_time
 
@@ -137,7 +137,7 @@ def _describe_axis_attention(
     q, k, v, axes, *, extra_k=None, extra_v=None, scale=None, return_lse=False, deterministic=False, out=None,
     backend=None,
 ) -> AttentionCall:
-    _check(q, k, v, extra_k, extra_v, out)
+    _check(q, k, v, extra_k, extra_v, out, deterministic)
     check_scale(scale, q.shape[-1])
     return attention_call(q, axes, deterministic, extra_k)
 

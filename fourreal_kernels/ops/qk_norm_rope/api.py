@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import dispatch
 from .. import checks
+from ..library import call
 from ..once import once_per_layout
 from . import registration  # noqa: F401  (defines the torch operators)
 from .call import NormRopeCall, check_inputs, norm_rope_call
@@ -45,9 +45,7 @@ def qk_norm_rope(
         NotImplementedError: the named backend cannot run this call.
     """
     check_inputs(q, k, q_weight, k_weight, cos, sin, eps)
-    return torch.ops.fourreal_kernels.qk_norm_rope(
-        q, k, q_weight, k_weight, cos, sin, float(eps), dispatch.requested(backend)
-    )
+    return call("qk_norm_rope", q, k, q_weight, k_weight, cos, sin, float(eps), dispatch.requested(backend))
 
 
 def qk_norm_rope_(
@@ -69,9 +67,7 @@ def qk_norm_rope_(
             another argument. Nothing is written.
     """
     _check_in_place(q, k, q_weight, k_weight, cos, sin, eps)
-    torch.ops.fourreal_kernels.qk_norm_rope_(
-        q, k, q_weight, k_weight, cos, sin, float(eps), dispatch.requested(backend)
-    )
+    call("qk_norm_rope_", q, k, q_weight, k_weight, cos, sin, float(eps), dispatch.requested(backend))
 
 
 @once_per_layout

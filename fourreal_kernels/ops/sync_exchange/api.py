@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import dispatch
 from .. import checks
+from ..library import call
 from ..once import once_per_layout
 from . import registration  # noqa: F401  (defines the torch operators)
 from .call import ExchangeCall, check_inputs, exchange_call, requires_grad
@@ -52,8 +52,8 @@ def sync_exchange(
     check_inputs(view, time, weight, bias, kind, input_scale, gate)
     # autograd hides the grad mode from the operator, so it is told whether a backward will follow
     needs_grad = requires_grad(view, time, weight, bias, input_scale, gate)
-    return torch.ops.fourreal_kernels.sync_exchange(
-        view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend), needs_grad
+    return call(
+        "sync_exchange", view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend), needs_grad
     )
 
 
@@ -76,9 +76,7 @@ def sync_exchange_(
             or another argument. Nothing is written.
     """
     _check_in_place(view, time, weight, bias, kind, input_scale, gate)
-    torch.ops.fourreal_kernels.sync_exchange_(
-        view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend)
-    )
+    call("sync_exchange_", view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend))
 
 
 @once_per_layout

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import dispatch
 from .. import checks
+from ..library import call
 from ..once import once_per_layout
 from ..sync_exchange.call import ExchangeCall, exchange_call, requires_grad
 from . import registration  # noqa: F401  (defines the torch operators)
@@ -60,8 +60,8 @@ def sync_exchange_norm(
     )
     check_tensors(*tensors, kind, eps)
     # autograd hides the grad mode from the operator, so it is told whether a backward will follow
-    return torch.ops.fourreal_kernels.sync_exchange_norm(
-        *tensors, kind, float(eps), dispatch.requested(backend), requires_grad(*tensors)
+    return call(
+        "sync_exchange_norm", *tensors, kind, float(eps), dispatch.requested(backend), requires_grad(*tensors)
     )
 
 
@@ -94,7 +94,7 @@ def sync_exchange_norm_(
         view, time, view_branch, time_branch, weight, bias, input_scale, gate, branch_gate, norm_scale, norm_shift
     )
     _check_in_place(*tensors, kind, eps)
-    torch.ops.fourreal_kernels.sync_exchange_norm_(*tensors, kind, float(eps), dispatch.requested(backend))
+    call("sync_exchange_norm_", *tensors, kind, float(eps), dispatch.requested(backend))
 
 
 @once_per_layout
