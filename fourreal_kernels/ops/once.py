@@ -56,6 +56,6 @@ def _layout_in_python(arguments: tuple[object, ...]) -> Hashable | None:
             for x in arguments
         )
         hash(layout)
-    except (TypeError, RuntimeError):  # something unhashable, a symbolic size, a tensor without strides
+    except (TypeError, RuntimeError):  # something unhashable, a symbolic size, no strides
         return None
     return layout

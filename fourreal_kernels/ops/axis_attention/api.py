@@ -80,7 +80,7 @@ def _check(
     deterministic: bool,
 ) -> None:
     if not isinstance(deterministic, bool):
-        raise TypeError(f"deterministic: expected True or False, got {type(deterministic).__name__}")
+        raise TypeError(f"deterministic: got {type(deterministic).__name__}, expected True or False")
     check_inputs(q, k, v)
     check_extra(extra_k, extra_v, q)
     if out is not None:
