@@ -166,3 +166,29 @@ def test_calls_from_several_threads_agree():
     for thread in threads:
         thread.join()
     assert all(torch.equal(a[0], b[0]) for a, b in zip(streams[2:], streams[:-2], strict=True))
+
+
+class Subclass(Tensor):
+    """Not exactly a torch.Tensor: read through its attributes, as every tensor of an older torch is."""
+
+
+FORMS_OF_ARGUMENTS = {
+    "tensor": lambda x: x,
+    "parameter": lambda x: nn.Parameter(x, requires_grad=False),
+    "subclass": lambda x: x.as_subclass(Subclass),
+    "numbers": lambda x: (x.data_ptr(), x.stride()),
+}
+
+
+@needs_library
+@pytest.mark.parametrize("form", FORMS_OF_ARGUMENTS.values(), ids=FORMS_OF_ARGUMENTS)
+def test_kernels_take_tensors_and_numbers(form):
+    q, k, *rest = rope_arguments()
+    q = q.transpose(1, 2)
+    expected = qk_norm_rope(q, k, *rest, eps=1e-6)
+    outs = torch.empty_like(q), torch.empty_like(k)
+    parameters = list(rest)
+    if form is FORMS_OF_ARGUMENTS["numbers"]:
+        parameters = [x.data_ptr() for x in rest[:2]] + [(x.data_ptr(), x.shape, x.stride()) for x in rest[2:]]
+    native.cpu_library().qk_norm_rope(*map(form, (q, k, *outs)), "float32", q.shape, *parameters, 1e-6)
+    assert all(torch.equal(x, wanted) for x, wanted in zip(outs, expected, strict=True))
