@@ -92,6 +92,8 @@ bool plain_call(const py::tuple& arguments, bool grad_enabled) {
     return true;
 }
 
+std::int64_t element_bytes(const dlpack::Tensor& tensor) { return std::max(1, tensor.dtype.bits * tensor.dtype.lanes / 8); }
+
 // A range of addresses, from the first byte to one after the last; empty for an empty tensor.
 struct Span {
     Address begin, end;
@@ -104,39 +106,68 @@ Span span_of(const dlpack::Tensor& tensor) {
         if (tensor.shape[dim] == 0) return {begin, begin};
         last += (tensor.shape[dim] - 1) * tensor.strides[dim];
     }
-    const std::int64_t size = tensor.dtype.bits / 8 * tensor.dtype.lanes;
-    return {begin, begin + static_cast<Address>((1 + last) * size)};
+    return {begin, begin + static_cast<Address>((1 + last) * element_bytes(tensor))};
 }
 
-bool may_overlap_itself(const dlpack::Tensor& tensor) {
-    std::vector<std::pair<std::int64_t, std::int64_t>> dims;  // stride, size
+// Stride and size of the dims of more than one entry, the smallest stride first.
+using Dims = std::vector<std::pair<std::int64_t, std::int64_t>>;
+
+Dims sorted_dims(const dlpack::Tensor& tensor) {
+    Dims dims;
     for (int dim = 0; dim < tensor.ndim; ++dim)
         if (tensor.shape[dim] > 1) dims.emplace_back(tensor.strides[dim], tensor.shape[dim]);
     std::sort(dims.begin(), dims.end());
+    return dims;
+}
+
+bool may_overlap_itself(const dlpack::Tensor& tensor) {
     std::int64_t reach = 0;
-    for (const auto& [stride, size] : dims) {
+    for (const auto& [stride, size] : sorted_dims(tensor)) {
         if (stride <= reach) return true;
         reach += stride * (size - 1);
     }
     return false;
 }
 
-bool surely_apart(const py::tuple& tensors, std::size_t destinations) {
-    std::vector<Span> spans;
-    dlpack::Device device{};
-    for (std::size_t index = 0; index < tensors.size(); ++index) {
-        PyObject* const object = tensors[index].ptr();
-        dlpack::Tensor tensor;
-        if (object == Py_None) continue;
-        if (!describe(object, &tensor)) return false;
-        if (spans.empty()) device = tensor.device;
-        if (tensor.device.type != device.type || tensor.device.id != device.id) return false;
-        if (index < destinations && may_overlap_itself(tensor)) return false;
-        spans.push_back(span_of(tensor));
+// True when `b` is `a` moved into the gaps between the blocks of `a`, as q and k of one packed projection. A block is all
+// dims that reach less far than from `a` to `b`.
+bool interleaved(const dlpack::Tensor& a, const dlpack::Tensor& b) {
+    if (a.ndim != b.ndim || a.dtype.bits != b.dtype.bits || !std::equal(a.shape, a.shape + a.ndim, b.shape) ||
+        !std::equal(a.strides, a.strides + a.ndim, b.strides))
+        return false;
+    const Address low = std::min(address_of(a), address_of(b)), high = std::max(address_of(a), address_of(b));
+    const auto bytes = static_cast<std::int64_t>(high - low), distance = bytes / element_bytes(a);
+    std::int64_t reach = 0, step = 0;
+    for (const auto& [stride, size] : sorted_dims(a)) {
+        if (step == 0 && reach + stride * (size - 1) < distance) {
+            reach += stride * (size - 1);
+            continue;
+        }
+        if (step == 0) step = stride;
+        if (step == 0 || stride % step != 0) return false;
     }
-    std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
-    for (std::size_t index = 1; index < spans.size(); ++index)
-        if (spans[index].begin < spans[index - 1].end) return false;
+    return bytes % element_bytes(a) == 0 && step > 0 && reach < distance % step && distance % step < step - reach;
+}
+
+bool apart(const dlpack::Tensor& a, const dlpack::Tensor& b) {
+    if (a.device.type != b.device.type || a.device.id != b.device.id) return false;
+    const Span first = span_of(a), second = span_of(b);
+    return first.end <= second.begin || second.end <= first.begin || interleaved(a, b);
+}
+
+bool surely_apart(const py::tuple& tensors, std::size_t destinations) {
+    std::vector<dlpack::Tensor> described;
+    for (py::handle object : tensors) {
+        if (object.is_none()) continue;
+        dlpack::Tensor tensor;
+        if (!describe(object.ptr(), &tensor)) return false;
+        described.push_back(tensor);
+    }
+    for (std::size_t index = 0; index < std::min(destinations, described.size()); ++index) {
+        if (may_overlap_itself(described[index])) return false;
+        for (std::size_t other = index + 1; other < described.size(); ++other)
+            if (!apart(described[index], described[other])) return false;
+    }
     return true;
 }
 
@@ -150,8 +181,9 @@ void bind_tensors(py::module_& module) {
                "True when every argument is None, a bool, float, string or a tensor on the CPU that is exactly a torch.Tensor\n"
                "or Parameter and, with grad enabled, requires none.");
     module.def("surely_apart", &surely_apart, "tensors"_a, "destinations"_a,
-               "True when the address ranges of all tensors are disjoint and no two elements of one of the first\n"
-               "`destinations` share an address. False says nothing. None stands for no tensor.");
+               "True when it is plain that none of the first `destinations` tensors, which are given, shares an element with\n"
+               "itself or another tensor: ranges of addresses are disjoint, or tensors interleave as those of one packed\n"
+               "projection. False says nothing. None stands for no tensor.");
 }
 
 }  // namespace fourreal::bindings

@@ -88,7 +88,7 @@ def require_writable(names: tuple[str, ...], tensors: tuple[Tensor | None, ...],
         ValueError: naming the destination and the tensor it overlaps. Nothing has been written.
     """
     library = native.cpu_library()
-    # Ranges of addresses that are apart settle most calls, at a fraction of the exact answer's cost.
+    # This settles most calls, at a fraction of the exact answer's cost.
     if library is None or not library.surely_apart(tensors, destinations):
         _require_no_overlap(names, tensors, destinations)
 

@@ -105,11 +105,23 @@ def slice_of(buffer: Tensor, draw: random.Random) -> Tensor:
 
 
 @needs_library
+def test_slots_of_a_packed_projection_are_apart():
+    packed = torch.zeros(2, 3, 3, 4)
+    q, k, v = packed.unbind(1)
+    assert native.cpu_library().surely_apart((q, k, v), 2)
+    assert native.cpu_library().surely_apart((torch.zeros(2, 3, 4), packed, q), 1)
+    assert not native.cpu_library().surely_apart((q, packed), 1)
+
+
+@needs_library
 def test_ranges_said_to_be_apart_are_apart():
     draw, said = random.Random(0), 0
     for _ in range(2000):
-        buffer = torch.zeros(40)
-        tensors = tuple(slice_of(buffer, draw) for _ in range(3))
+        buffer = torch.zeros(80)
+        tensors = tuple(slice_of(buffer[:40], draw) for _ in range(3))
+        if draw.random() < 0.5:
+            moved = buffer.as_strided(tensors[0].shape, tensors[0].stride(), draw.randrange(40))
+            tensors = (tensors[0], moved, moved)
         if native.cpu_library().surely_apart((tensors[0], None, *tensors[1:]), 1):
             said += 1
             assert not overlaps_itself(tensors[0]) and not any(overlaps(tensors[0], x) for x in tensors[1:])
