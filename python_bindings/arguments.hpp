@@ -9,11 +9,9 @@
 #include <vector>
 
 #include "fourreal/sync_exchange.hpp"
+#include "tensors.hpp"
 
 namespace fourreal::bindings {
-
-using Address = std::uintptr_t;
-using Integers = std::vector<std::int64_t>;
 
 inline GridExtents grid_extents(const char* name, const Integers& values) {
     if (values.size() != kAxes)
@@ -55,8 +53,7 @@ inline void require_address(const char* name, Address address, const GridSizes& 
         throw std::invalid_argument(std::string(name) + ": expected the address of a tensor, got 0");
 }
 
-// (address, strides)
-using Tensor = std::pair<Address, Integers>;
+using Tensor = TensorArgument;
 
 inline StreamTensor stream_tensor(const char* name, const Tensor& given, const GridSizes& sizes, Use use) {
     require_address(name, given.first, sizes);

@@ -12,7 +12,7 @@
 namespace fourreal::bindings {
 
 // Address and strides in elements: 6 of an attention input (the last one 1), 5 of a log-sum-exp.
-using AttentionArgument = std::pair<Address, Integers>;
+using AttentionArgument = TensorArgument;
 
 inline AxisGroup axis_group(const std::string& letters) {
     AxisGroup group;

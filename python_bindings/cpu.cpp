@@ -77,6 +77,7 @@ PYBIND11_MODULE(_cpu, module) {
     fourreal::bindings::bind_axis_attention(module);
     fourreal::bindings::bind_qk_norm_rope(module);
     fourreal::bindings::bind_sync_exchange(module);
+    fourreal::bindings::bind_tensors(module);
     module.def("instruction_set", &instruction_set, "The instruction set that kernels use here: 'avx512', 'avx2' or 'portable'.");
     module.def("usable_instruction_sets", &usable_instruction_sets, "Every instruction set that can run here, widest first.");
     module.def("measure_fma_gflops", &fourreal::cpu::measure_fma_gflops, "milliseconds"_a = 200,

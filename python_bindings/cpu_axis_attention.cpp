@@ -30,7 +30,7 @@ void forward(const std::string& dtype, const Integers& sizes, const std::string&
              const std::array<AttentionArgument, 5>& tensors, const std::string& instruction_set,
              std::int64_t extra_tokens, const ExtraArguments& extra) {
     const AttentionShape shape = cpu_shape(dtype, sizes, axes, scale, extra_tokens);
-    AttentionForward args = forward_arguments(shape, tensors, Lse::kRequired);
+    AttentionForward args = forward_arguments(shape, tensors, Lse::kOptional);
     args.extra_k = extra_tensor<const void*>("extra_k", extra, 0, shape);
     args.extra_v = extra_tensor<const void*>("extra_v", extra, 1, shape);
     const cpu::InstructionSet set = instruction_set_argument(instruction_set);
@@ -41,8 +41,8 @@ void forward(const std::string& dtype, const Integers& sizes, const std::string&
 void forward_pair(const std::string& dtype, const Integers& sizes, const std::array<std::string, 2>& axes, float scale,
                   const std::array<AttentionArgument, 5>& first, const std::array<AttentionArgument, 5>& second,
                   const std::string& instruction_set) {
-    const AttentionForward a = forward_arguments(cpu_shape(dtype, sizes, axes[0], scale), first, Lse::kRequired);
-    const AttentionForward b = forward_arguments(cpu_shape(dtype, sizes, axes[1], scale), second, Lse::kRequired);
+    const AttentionForward a = forward_arguments(cpu_shape(dtype, sizes, axes[0], scale), first, Lse::kOptional);
+    const AttentionForward b = forward_arguments(cpu_shape(dtype, sizes, axes[1], scale), second, Lse::kOptional);
     const cpu::InstructionSet set = instruction_set_argument(instruction_set);
     py::gil_scoped_release release;
     require_memory(cpu::axis_attention_forward_pair(a, b, set));
@@ -70,7 +70,8 @@ void bind_axis_attention(py::module_& module) {
         "axes; MemoryError: no memory for scratch.";
     module.def("axis_attention_forward", &forward, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "tensors"_a,
                "instruction_set"_a = "auto", "extra_tokens"_a = 0, "extra"_a = ExtraArguments(),
-               (std::string("tensors: q, k, v, out, lse; extra: extra_k, extra_v (B, L, H, D). ") + tensors_help).c_str());
+               (std::string("tensors: q, k, v, out, lse (None or address 0: not wanted); extra: extra_k, extra_v (B, L, H, D). ") +
+                tensors_help).c_str());
     module.def("axis_attention_forward_pair", &forward_pair, "dtype"_a, "sizes"_a, "axes"_a, "scale"_a, "first"_a,
                "second"_a, "instruction_set"_a = "auto",
                (std::string("Two calls in one parallel region; each as axis_attention_forward. ") + tensors_help).c_str());

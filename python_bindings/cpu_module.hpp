@@ -15,5 +15,6 @@ cpu::InstructionSet instruction_set_argument(const std::string& name);
 void bind_axis_attention(pybind11::module_& module);
 void bind_qk_norm_rope(pybind11::module_& module);
 void bind_sync_exchange(pybind11::module_& module);
+void bind_tensors(pybind11::module_& module);
 
 }  // namespace fourreal::bindings

@@ -1,4 +1,5 @@
-// Binds the CPU kernels of sync_exchange. A tensor is the pair (address, strides), a parameter an address, 0 if absent.
+// Binds the CPU kernels of sync_exchange. A tensor is one of torch or the pair (address, strides), a parameter one of torch or
+// an address, None or 0 if absent.
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -20,7 +21,8 @@ namespace fourreal::bindings {
 namespace {
 
 // view_branch, time_branch, view_norm, time_norm, branch_gate, norm_scale, norm_shift, eps
-using Norm = std::tuple<Tensor, Tensor, Tensor, Tensor, Address, Address, Address, double>;
+using Parameter = ParameterArgument;
+using Norm = std::tuple<Tensor, Tensor, Tensor, Tensor, Parameter, Parameter, Parameter, double>;
 using Rows = std::pair<std::int64_t, std::int64_t>;
 
 cpu::RowRange row_range(const Rows& rows, const GridSizes& sizes) {
@@ -47,8 +49,8 @@ std::optional<ExchangeNorm> exchange_norm(const std::optional<Norm>& given, cons
 }
 
 void sync_exchange_channel(const std::string& kind, const std::string& dtype, const Integers& sizes, const Tensor& view,
-                           const Tensor& time, const Tensor& out_view, const Tensor& out_time, Address weight, Address bias,
-                           Address input_scale, Address gate, const std::optional<Norm>& norm,
+                           const Tensor& time, const Tensor& out_view, const Tensor& out_time, Parameter weight,
+                           Parameter bias, Parameter input_scale, Parameter gate, const std::optional<Norm>& norm,
                            const std::string& instruction_set) {
     cpu::ChannelExchange args{};
     args.kind = exchange_kind_argument(kind);
@@ -69,8 +71,8 @@ void sync_exchange_channel(const std::string& kind, const std::string& dtype, co
 
 void sync_exchange_channel_backward(const std::string& kind, const std::string& dtype, const Integers& sizes,
                                     const Tensor& grad_view, const Tensor& grad_time, const Tensor& view, const Tensor& time,
-                                    const Tensor& out_view, const Tensor& out_time, Address weight, Address input_scale,
-                                    Address gate, Address sums, const std::string& instruction_set) {
+                                    const Tensor& out_view, const Tensor& out_time, Parameter weight,
+                                    Parameter input_scale, Parameter gate, Parameter sums, const std::string& instruction_set) {
     cpu::ChannelExchangeBackward args{};
     args.kind = exchange_kind_argument(kind);
     args.dtype = dtype_argument(dtype);
@@ -83,15 +85,15 @@ void sync_exchange_channel_backward(const std::string& kind, const std::string& 
     args.outs[1] = stream_tensor("out_time", out_time, args.sizes, Use::kWrite);
     args.parameters = {required_parameter("weight", weight, args.sizes), nullptr, parameter(input_scale), parameter(gate)};
     require_address("sums", sums, args.sizes);
-    args.sums = reinterpret_cast<double*>(sums);
+    args.sums = reinterpret_cast<double*>(sums.address);
     const cpu::InstructionSet set = instruction_set_argument(instruction_set);
     py::gil_scoped_release release;
     cpu::sync_exchange_channel_backward(args, set);
 }
 
 void sync_exchange_stage(const std::string& dtype, const Integers& sizes, const Rows& rows, const Tensor& view,
-                         const Tensor& time, const std::optional<std::pair<Tensor, Tensor>>& branches, Address branch_gate,
-                         Address input_scale, bool sum, Address staged) {
+                         const Tensor& time, const std::optional<std::pair<Tensor, Tensor>>& branches, Parameter branch_gate,
+                         Parameter input_scale, bool sum, Parameter staged) {
     cpu::StageRows args{};
     args.dtype = dtype_argument(dtype);
     args.sizes = grid_extents("sizes", sizes);
@@ -108,14 +110,14 @@ void sync_exchange_stage(const std::string& dtype, const Integers& sizes, const 
     args.input_scale = parameter(input_scale);
     args.sum = sum;
     require_address("staged", staged, args.sizes);
-    args.staged = reinterpret_cast<void*>(staged);
+    args.staged = reinterpret_cast<void*>(staged.address);
     py::gil_scoped_release release;
     cpu::sync_exchange_stage(args);
 }
 
 void sync_exchange_finish(const std::string& kind, const std::string& dtype, const Integers& sizes, const Rows& rows,
                           const Tensor& view, const Tensor& time, const Tensor& out_view, const Tensor& out_time,
-                          Address mixed, Address bias, Address gate, const std::optional<Norm>& norm) {
+                          Parameter mixed, Parameter bias, Parameter gate, const std::optional<Norm>& norm) {
     cpu::FinishRows args{};
     args.kind = finish_kind_argument(kind);
     args.dtype = dtype_argument(dtype);
@@ -144,8 +146,8 @@ void bind_sync_exchange(py::module_& module) {
                "norm"_a = py::none(), "instruction_set"_a = "auto",
                "The exchange with per-channel weights, 'hard' or 'soft', and with `norm` its fused form.\n\n"
                "sizes: 5 integers (batch, view, time, token, channel). dtype: 'float32', 'float64', 'float16' or 'bfloat16'.\n"
-               "Tensors: (address, 5 strides in elements). Parameters: addresses of contiguous arrays, float64 for float64\n"
-               "and float32 otherwise, 0 = absent: weight (2, C) or (2, 2, C), bias (C) or (2C), input_scale (B, 2C), gate\n"
+               "Tensors: of torch or (address, 5 strides in elements). Parameters: contiguous, float64 for float64 and\n"
+               "float32 otherwise, None or 0 = absent: weight (2, C) or (2, 2, C), bias (C) or (2C), input_scale (B, 2C), gate\n"
                "(B, C) or (B, 2C). norm: (view_branch, time_branch, view_norm, time_norm, branch_gate, norm_scale,\n"
                "norm_shift, eps). Outputs may be the inputs, norms the branches. ValueError: bad sizes, strides, dtype, kind.");
     module.def("sync_exchange_channel_backward", &sync_exchange_channel_backward, "kind"_a, "dtype"_a, "sizes"_a,

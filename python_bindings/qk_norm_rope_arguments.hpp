@@ -12,10 +12,7 @@
 
 namespace fourreal::bindings {
 
-using TensorArgument = std::pair<Address, Integers>;  // address and strides
-
-// Address, sizes and strides of a tensor that is broadcast.
-using AngleArgument = std::tuple<Address, Integers, Integers>;
+using AngleArgument = BroadcastArgument;
 
 inline const AngleArgument kNoAngles{0, {}, {}};
 
@@ -56,7 +53,7 @@ inline AttentionOutput norm_rope_output(const char* name, const TensorArgument& 
 
 // Sizes are matched from the last axis, as broadcasting does; an axis that is missing or of size 1 gets stride 0.
 inline AngleTensor norm_rope_angles(const char* name, const AngleArgument& tensor, const NormRopeSetting& setting) {
-    const auto& [address, sizes, strides] = tensor;
+    const auto& [address, sizes, strides] = static_cast<const AngleArgument::Numbers&>(tensor);
     AngleTensor result;
     if (address == 0) return result;
     const std::int64_t pairs = setting.sizes[kAttChannel] / 2;

@@ -6,6 +6,8 @@ import numpy as np
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from .. import native
+
 _MAX_WORK = 100_000
 
 
@@ -79,26 +81,32 @@ def overlaps_itself(x: Tensor) -> bool:
     return False
 
 
-def require_writable(destinations: dict[str, Tensor], others: dict[str, Tensor | None]) -> None:
-    """Refuse a destination that overlaps itself, another destination or any of the other tensors.
+def require_writable(names: tuple[str, ...], tensors: tuple[Tensor | None, ...], destinations: int) -> None:
+    """Refuse one of the first ``destinations`` tensors that overlaps itself or any of the others.
 
     Raises:
         ValueError: naming the destination and the tensor it overlaps. Nothing has been written.
     """
-    tensors = [(name, x) for named in (destinations, others) for name, x in named.items() if x is not None]
-    spans = [_span(x) for _, x in tensors]
-    for index, (name, x) in enumerate(tensors[: len(destinations)]):
+    library = native.cpu_library()
+    # This settles most calls, at a fraction of the exact answer's cost.
+    if library is None or not library.surely_apart(tensors, destinations):
+        _require_no_overlap(names, tensors, destinations)
+
+
+def _require_no_overlap(names: tuple[str, ...], tensors: tuple[Tensor | None, ...], destinations: int) -> None:
+    given = [(name, x) for name, x in zip(names, tensors, strict=True) if x is not None]
+    spans = [_span(x) for _, x in given]
+    for index, (name, x) in enumerate(given[:destinations]):
         if overlaps_itself(x):
             raise ValueError(
                 f"{name}: its elements overlap one another (shape {tuple(x.shape)}, strides {tuple(x.stride())}), "
                 "so it cannot be written to; pass a tensor that is not expanded"
             )
         begin, end = spans[index]
-        for other in range(index + 1, len(tensors)):
-            # Ranges of addresses that are apart settle most calls, at a fraction of the exact answer's cost.
+        for other in range(index + 1, len(given)):
             other_begin, other_end = spans[other]
-            if begin < other_end and other_begin < end and overlaps(x, tensors[other][1]):
-                raise ValueError(f"{name}: shares memory with {tensors[other][0]}; pass buffers that do not overlap")
+            if begin < other_end and other_begin < end and overlaps(x, given[other][1]):
+                raise ValueError(f"{name}: shares memory with {given[other][0]}; pass buffers that do not overlap")
 
 
 def mark_written(*tensors: Tensor) -> None:

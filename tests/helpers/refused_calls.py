@@ -136,6 +136,7 @@ def attention_table():
         yield op, f"axes {axes!r}", given(axes=axes), TypeError, "axes", "expected a string"
     for what, value in {"string": "0.5", "bool": True, "tensor": torch.ones(()), "complex": 1j}.items():
         yield op, f"scale {what}", given(scale=value), TypeError, "scale", "expected a number or None"
+    yield op, "deterministic", given(deterministic="no"), TypeError, "deterministic", "got str, expected True or False"
     for value in (float("nan"), float("inf"), -float("inf")):
         yield op, f"scale {value}", given(scale=value), ValueError, "scale", f"got {value}, expected a finite number"
     for what, (change, error, text) in {**WRONG_GRIDS, **UNLIKE}.items():

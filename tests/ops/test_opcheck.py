@@ -21,8 +21,12 @@ def attention(axes="vn|tn", backend="auto", layout="contiguous", grad=True):
     return (*qkv, axes, 0.3, False, backend)
 
 
-def attention_out(layout):
-    return (*attention(grad=False), LAYOUTS[layout](torch.zeros(SHAPE)))
+def attention_out(layout, with_lse):
+    return (*attention(grad=False), *outputs(layout, with_lse))
+
+
+def outputs(layout, with_lse):
+    return LAYOUTS[layout](torch.zeros(SHAPE)), torch.zeros(SHAPE[:-1]) if with_lse else None
 
 
 def attention_backward(backend, layout, with_lse):
@@ -38,8 +42,8 @@ def extra_tokens(*args, **options):
     return (q, k, v, *extra, *others)
 
 
-def extra_tokens_out(layout):
-    return (*extra_tokens(grad=False), LAYOUTS[layout](torch.zeros(SHAPE)))
+def extra_tokens_out(layout, with_lse):
+    return (*extra_tokens(grad=False), *outputs(layout, with_lse))
 
 
 def extra_tokens_backward(backend, layout, with_lse):
@@ -104,7 +108,7 @@ CASES = {
         lambda: attention(), lambda: attention(backend="reference"), lambda: attention("v|t", "sdpa", "packed"),
         lambda: attention("n", "auto", "time_first"), lambda: attention("vn", "reference", "sliced", grad=False),
     ],
-    "axis_attention_out": [lambda: attention_out("contiguous"), lambda: attention_out("time_first")],
+    "axis_attention_out": [lambda: attention_out("contiguous", False), lambda: attention_out("time_first", True)],
     "axis_attention_backward": [
         lambda: attention_backward("sdpa", "contiguous", True), lambda: attention_backward("sdpa", "packed", False),
         lambda: attention_backward("reference", "time_first", True),
@@ -113,7 +117,9 @@ CASES = {
         lambda: extra_tokens(), lambda: extra_tokens(backend="reference"),
         lambda: extra_tokens("v|t", "sdpa", "packed"),
     ],
-    "axis_attention_extra_out": [lambda: extra_tokens_out("contiguous"), lambda: extra_tokens_out("time_first")],
+    "axis_attention_extra_out": [
+        lambda: extra_tokens_out("contiguous", False), lambda: extra_tokens_out("time_first", True)
+    ],
     "axis_attention_extra_backward": [
         lambda: extra_tokens_backward("sdpa", "packed", True),
         lambda: extra_tokens_backward("cpu", "time_first", False),

@@ -201,7 +201,7 @@ void load_queries(const QueryGroup& group, const Panels& panels, const GroupScra
 template <typename T>
 void write_results(const QueryGroup& group, const Panels& panels, const GroupScratch& scratch) {
     constexpr double kLn2 = 0.693147180559945309;
-    for (std::int64_t i = 0; i < group.count; ++i) {
+    for (std::int64_t i = 0; group.lse && i < group.count; ++i) {
         const double sum = scratch.sums[i];
         group.lse[group.lse_offsets[i]] =
             static_cast<float>((std::log2(sum) + static_cast<double>(scratch.maximum[i])) * kLn2);

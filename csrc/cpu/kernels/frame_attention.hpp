@@ -48,7 +48,7 @@ struct QueryGroup {
     const std::int64_t* query_offsets;
     void* out;
     const std::int64_t* out_offsets;
-    float* lse;
+    float* lse;  // null: not wanted
     const std::int64_t* lse_offsets;
     const float* keys;  // rows of padded_channels(channels)
     const float* values;

@@ -34,7 +34,7 @@ public:
         ahead.spread_over(weight());
         add_scores(bundle, ahead);
         softmax(families_, shape_, panels_.scores, panels_.lse);
-        store_numbers(panels_.lse, Sequences<float>(job_.lse, bundle), shape_.entries, bundle.count);
+        if (job_.lse.data) store_numbers(panels_.lse, Sequences<float>(job_.lse, bundle), shape_.entries, bundle.count);
         write(bundle, ahead);
     }
 

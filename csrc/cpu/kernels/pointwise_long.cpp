@@ -80,7 +80,7 @@ private:
             add_scaled(memory_.scores[kWidth * keys++], v.row(key, 0), shape_.channels, memory_.first_sum);
         });
         store_row(memory_.first_sum, shape_.channels, Sequences<T, 1>(job_.out, bundle).row(entry, 0));
-        store_first(Sequences<float, 1>(job_.lse, bundle).row(entry, 0), log_sum(largest, sum), 1);
+        if (job_.lse.data) store_first(Sequences<float, 1>(job_.lse, bundle).row(entry, 0), log_sum(largest, sum), 1);
     }
 
     const PointwiseForward& job_;

@@ -178,7 +178,7 @@ public:
             if (!shape_.stream) prefetch(Rows<T>(job_.out, *upcoming));
         }
         Parts::write_outputs(Rows<T>(job_.out, position));
-        Parts::write_log_sums(Rows<float>(job_.lse, position));
+        if (job_.lse.data) Parts::write_log_sums(Rows<float>(job_.lse, position));
     }
 
 private:

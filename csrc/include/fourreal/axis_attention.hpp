@@ -62,7 +62,8 @@ struct AttentionShape {
     std::int64_t extra_tokens = 0;       // L
 };
 
-// `lse` is (B, V, T, N, H) float32 with its own strides. `out` and `lse` overlap nothing.
+// `lse` is (B, V, T, N, H) float32 with its own strides, or has no data: it is not wanted (the Hopper kernel always writes
+// it). `out` and `lse` overlap nothing.
 struct AttentionForward {
     AttentionShape shape;
     AttentionInput q, k, v;

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ... import dispatch
 from ...grid import VIEW, parse_axes
 from .. import checks
+from ..library import call
+from ..once import once_per_layout
 from . import registration, registration_extra  # noqa: F401  (define the torch operators)
 from .call import AttentionCall, attention_call, check_extra, check_inputs, check_scale
 
@@ -60,29 +61,35 @@ def axis_attention(
             ``out`` is given while a gradient is asked for.
         NotImplementedError: the named backend cannot run this call.
     """
-    check_inputs(q, k, v)
-    check_extra(extra_k, extra_v, q)
+    _check(q, k, v, extra_k, extra_v, out, deterministic)
     options = str(parse_axes(axes)), check_scale(scale, q.shape[-1]), deterministic, dispatch.requested(backend)
-    operators = torch.ops.fourreal_kernels
-    if extra_k is None:
-        inputs, operator, into = (q, k, v), operators.axis_attention, operators.axis_attention_out
-    else:
-        inputs = (q, k, v, extra_k, extra_v)
-        operator, into = operators.axis_attention_extra, operators.axis_attention_extra_out
+    operator, inputs = "axis_attention", (q, k, v)
+    if extra_k is not None:
+        operator, inputs = "axis_attention_extra", (q, k, v, extra_k, extra_v)
     if out is None:
-        result, lse = operator(*inputs, *options)
+        result, lse = call(operator, *inputs, *options)
     else:
-        _check_out(out, q, k=k, v=v, extra_k=extra_k, extra_v=extra_v)
-        with torch.no_grad():
-            lse = into(*inputs, *options, out)
-        result = out
+        result, lse = out, registration.empty_lse(q) if return_lse else None
+        call(f"{operator}_out", *inputs, *options, out, lse)
     return (result, lse) if return_lse else result
 
 
-def _check_out(out: Tensor, q: Tensor, **inputs: Tensor | None) -> None:
-    checks.require_grid("out", out)
-    checks.require_like("out", out, "q", q)
-    checks.require_no_grad("axis_attention(out=...)", "axis_attention without out=", q=q, **inputs, out=out)
+@once_per_layout
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, extra_k: Tensor | None, extra_v: Tensor | None, out: Tensor | None,
+    deterministic: bool,
+) -> None:
+    if not isinstance(deterministic, bool):
+        raise TypeError(f"deterministic: got {type(deterministic).__name__}, expected True or False")
+    check_inputs(q, k, v)
+    check_extra(extra_k, extra_v, q)
+    if out is not None:
+        checks.require_grid("out", out)
+        checks.require_like("out", out, "q", q)
+        checks.require_no_grad(
+            "axis_attention(out=...)", "axis_attention without out=",
+            q=q, k=k, v=v, extra_k=extra_k, extra_v=extra_v, out=out,
+        )
 
 
 def two_stream_attention(
@@ -110,8 +117,8 @@ def two_stream_attention(
     time_q, time_k, time_v = _check_triple("time_qkv", time_qkv)
     checks.require_like("time_qkv.q", time_q, "view_qkv.q", view_q)
     scale = check_scale(scale, view_q.shape[-1])
-    out_view, _, out_time, _ = torch.ops.fourreal_kernels.two_stream_attention(
-        view_q, view_k, view_v, time_q, time_k, time_v, scale, dispatch.requested(backend)
+    out_view, _, out_time, _ = call(
+        "two_stream_attention", view_q, view_k, view_v, time_q, time_k, time_v, scale, dispatch.requested(backend)
     )
     return out_view, out_time
 
@@ -122,7 +129,7 @@ def _check_triple(name: str, qkv: Sequence[Tensor]) -> tuple[Tensor, Tensor, Ten
     if len(qkv) != 3:
         raise ValueError(f"{name}: got {len(qkv)} items, expected three tensors (q, k, v)")
     q, k, v = qkv
-    check_inputs(q, k, v, prefix=f"{name}.")
+    check_inputs(q, k, v, f"{name}.")
     return q, k, v
 
 
@@ -130,11 +137,8 @@ def _describe_axis_attention(
     q, k, v, axes, *, extra_k=None, extra_v=None, scale=None, return_lse=False, deterministic=False, out=None,
     backend=None,
 ) -> AttentionCall:
-    check_inputs(q, k, v)
-    check_extra(extra_k, extra_v, q)
+    _check(q, k, v, extra_k, extra_v, out, deterministic)
     check_scale(scale, q.shape[-1])
-    if out is not None:
-        _check_out(out, q, k=k, v=v, extra_k=extra_k, extra_v=extra_v)
     return attention_call(q, axes, deterministic, extra_k)
 
 

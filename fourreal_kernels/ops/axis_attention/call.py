@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...grid import Axes, parse_axes
 from .. import checks
+from ..once import once_per_layout
 
 # Keys and values outside the grid, ``(B, L, H, D)`` each, or their gradients.
 KeyValue = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class AttentionCall:
+class AttentionCall(NamedTuple):
     """What a backend may ask about a call before it takes it."""
 
     axes: Axes
@@ -31,6 +31,7 @@ def attention_call(q: Tensor, axes: str, deterministic: bool, extra_k: Tensor | 
     return AttentionCall(parse_axes(axes), tuple(q.shape), q.dtype, q.device, deterministic, extra)
 
 
+@once_per_layout
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, prefix: str = "") -> None:
     """Raise unless q, k, v are grids ``(B, V, T, N, H, D)`` of one shape, dtype and device."""
     checks.require_grid(f"{prefix}q", q)

@@ -15,7 +15,8 @@ from .call import AttentionCall, KeyValue
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _UNIONS = ("vn|tn", "v|t")
 _LARGEST_HEAD_DIM = 256
-_ABSENT: tuple[int, tuple[int, ...]] = (0, ())
+LSE_IS_OPTIONAL = True
+"""``forward`` takes None for it."""
 
 
 def unavailable() -> str | None:
@@ -37,11 +38,13 @@ def refusal(call: AttentionCall) -> str | None:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor, extra: KeyValue | None = None
+    q: Tensor, k: Tensor, v: Tensor, axes: Axes, scale: float, out: Tensor, lse: Tensor | None,
+    extra: KeyValue | None = None,
 ) -> None:
-    """Write the attention output and its log-sum-exp into ``out`` and ``lse``."""
-    tensors = [_address(x) for x in (q, k, v, out, lse)]
-    native.cpu_library().axis_attention_forward(_DTYPES[q.dtype], q.shape, str(axes), scale, tensors, **_extra(extra))
+    """Write the attention output and, where it is wanted, its log-sum-exp into ``out`` and ``lse``."""
+    native.cpu_library().axis_attention_forward(
+        _DTYPES[q.dtype], q.shape, str(axes), scale, (q, k, v, out, lse), **_extra(extra)
+    )
 
 
 def forward_two_streams(
@@ -49,10 +52,10 @@ def forward_two_streams(
     view_results: tuple[Tensor, Tensor], time_results: tuple[Tensor, Tensor],
 ) -> None:
     """Write out and lse of both streams, in one parallel region."""
-    streams = [[_address(x) for x in (*qkv, *results)] for qkv, results in
-               ((view_qkv, view_results), (time_qkv, time_results))]
     q = view_qkv[0]
-    native.cpu_library().axis_attention_forward_pair(_DTYPES[q.dtype], q.shape, ("vn", "tn"), scale, *streams)
+    native.cpu_library().axis_attention_forward_pair(
+        _DTYPES[q.dtype], q.shape, ("vn", "tn"), scale, (*view_qkv, *view_results), (*time_qkv, *time_results)
+    )
 
 
 def backward(
@@ -62,8 +65,7 @@ def backward(
 ) -> None:
     """Write dq, dk, dv into ``grads``, those of the extra keys and values into ``extra_grads``."""
     grad_out = unit_stride_gradient(grad_out)
-    grad_lse = _ABSENT if grad_lse is None else _address(grad_lse)
-    tensors = [_address(grad_out), grad_lse, *(_address(x) for x in (q, k, v, out, lse, *grads))]
+    tensors = (grad_out, grad_lse, q, k, v, out, lse, *grads)
     native.cpu_library().axis_attention_backward(
         _DTYPES[q.dtype], q.shape, str(axes), scale, tensors, **_extra(extra, extra_grads)
     )
@@ -73,8 +75,4 @@ def _extra(extra: KeyValue | None, extra_grads: KeyValue | None = None) -> dict[
     """Arguments of the library for the extra tokens."""
     if extra is None:
         return {}
-    return {"extra_tokens": extra[0].shape[1], "extra": [_address(x) for x in (*extra, *(extra_grads or ()))]}
-
-
-def _address(x: Tensor) -> tuple[int, tuple[int, ...]]:
-    return x.data_ptr(), x.stride()
+    return {"extra_tokens": extra[0].shape[1], "extra": (*extra, *(extra_grads or ()))}

@@ -6,6 +6,8 @@ compiled graph follows ``use_backend`` and the device it runs on.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -37,17 +39,24 @@ def _forward_fake(q, k, v, axes: str, scale: float, deterministic: bool, backend
     return torch.empty_like(q), empty_lse(q)
 
 
-def _forward_out(q, k, v, axes: str, scale: float, deterministic: bool, backend: str, out) -> Tensor:
-    require_writable({"out": out}, {"q": q, "k": k, "v": v})
+def _forward_out(q, k, v, axes: str, scale: float, deterministic: bool, backend: str, out, lse) -> None:
+    require_writable(("out", "q", "k", "v"), (out, q, k, v), 1)
     implementation = _backend(q, axes, deterministic, backend)
-    lse = empty_lse(q)
-    implementation.forward(q, k, v, parse_axes(axes), scale, out, lse)
-    mark_written(out)
-    return lse
+    implementation.forward(q, k, v, parse_axes(axes), scale, out, lse_for(implementation, q, lse))
+    mark_written(*written(out, lse))
 
 
-def _forward_out_fake(q, k, v, axes: str, scale: float, deterministic: bool, backend: str, out) -> Tensor:
-    return empty_lse(q)
+def lse_for(implementation: ModuleType, q: Tensor, wanted: Tensor | None) -> Tensor | None:
+    """What the backend is given for the log-sum-exp: all but those that say otherwise need room to write it."""
+    return empty_lse(q) if wanted is None and not getattr(implementation, "LSE_IS_OPTIONAL", False) else wanted
+
+
+def written(out: Tensor, lse: Tensor | None) -> tuple[Tensor, ...]:
+    return (out,) if lse is None else (out, lse)
+
+
+def _forward_out_fake(q, k, v, axes: str, scale: float, deterministic: bool, backend: str, out, lse) -> None:
+    return None
 
 
 def _backward(grad_out, grad_lse, q, k, v, out, lse, axes: str, scale: float, deterministic: bool, backend: str):
@@ -127,7 +136,7 @@ define(
 )
 define(
     "axis_attention_out(Tensor q, Tensor k, Tensor v, str axes, float scale, bool deterministic, str backend,"
-    " Tensor(a!) out) -> Tensor lse",
+    " Tensor(a!) out, Tensor(b!)? lse) -> ()",
     _forward_out,
     _forward_out_fake,
 )

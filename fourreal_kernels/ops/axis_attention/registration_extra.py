@@ -11,7 +11,7 @@ from .. import fresh
 from ..library import define, differentiable
 from ..memory import mark_written, require_writable
 from .call import attention_call
-from .registration import empty_lse
+from .registration import empty_lse, lse_for, written
 
 
 def _backend(q: Tensor, extra_k: Tensor, axes: str, deterministic: bool, backend: str):
@@ -30,18 +30,18 @@ def _forward_fake(q, k, v, extra_k, extra_v, axes: str, scale: float, determinis
     return torch.empty_like(q), empty_lse(q)
 
 
-def _forward_out(q, k, v, extra_k, extra_v, axes: str, scale: float, deterministic: bool, backend: str, out) -> Tensor:
-    others = {"q": q, "k": k, "v": v, "extra_k": extra_k, "extra_v": extra_v}
-    require_writable({"out": out}, others)
+def _forward_out(
+    q, k, v, extra_k, extra_v, axes: str, scale: float, deterministic: bool, backend: str, out, lse
+) -> None:
+    require_writable(("out", "q", "k", "v", "extra_k", "extra_v"), (out, q, k, v, extra_k, extra_v), 1)
     implementation = _backend(q, extra_k, axes, deterministic, backend)
-    lse = empty_lse(q)
-    implementation.forward(q, k, v, parse_axes(axes), scale, out, lse, (extra_k, extra_v))
-    mark_written(out)
-    return lse
+    into = out, lse_for(implementation, q, lse)
+    implementation.forward(q, k, v, parse_axes(axes), scale, *into, (extra_k, extra_v))
+    mark_written(*written(out, lse))
 
 
-def _forward_out_fake(q, k, v, extra_k, extra_v, axes: str, scale: float, deterministic: bool, backend: str, out):
-    return empty_lse(q)
+def _forward_out_fake(q, k, v, extra_k, extra_v, axes, scale, deterministic, backend, out, lse) -> None:
+    return None
 
 
 def _backward(
@@ -82,7 +82,9 @@ _OPTIONS = "str axes, float scale, bool deterministic, str backend"
 
 define(f"axis_attention_extra({_INPUTS}, {_OPTIONS}) -> (Tensor out, Tensor lse)", _forward, _forward_fake)
 define(
-    f"axis_attention_extra_out({_INPUTS}, {_OPTIONS}, Tensor(a!) out) -> Tensor lse", _forward_out, _forward_out_fake
+    f"axis_attention_extra_out({_INPUTS}, {_OPTIONS}, Tensor(a!) out, Tensor(b!)? lse) -> ()",
+    _forward_out,
+    _forward_out_fake,
 )
 define(
     f"axis_attention_extra_backward(Tensor grad_out, Tensor? grad_lse, {_INPUTS}, Tensor out, Tensor lse, {_OPTIONS})"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import dispatch
 from .. import checks
+from ..library import call
+from ..once import once_per_layout
 from . import registration  # noqa: F401  (defines the torch operators)
 from .call import NormRopeCall, check_inputs, norm_rope_call
 
@@ -44,9 +45,7 @@ def qk_norm_rope(
         NotImplementedError: the named backend cannot run this call.
     """
     check_inputs(q, k, q_weight, k_weight, cos, sin, eps)
-    return torch.ops.fourreal_kernels.qk_norm_rope(
-        q, k, q_weight, k_weight, cos, sin, float(eps), dispatch.requested(backend)
-    )
+    return call("qk_norm_rope", q, k, q_weight, k_weight, cos, sin, float(eps), dispatch.requested(backend))
 
 
 def qk_norm_rope_(
@@ -67,22 +66,20 @@ def qk_norm_rope_(
         ValueError: a tensor requires grad while grad is enabled; ``q`` or ``k`` overlaps itself, the other one or
             another argument. Nothing is written.
     """
+    _check_in_place(q, k, q_weight, k_weight, cos, sin, eps)
+    call("qk_norm_rope_", q, k, q_weight, k_weight, cos, sin, float(eps), dispatch.requested(backend))
+
+
+@once_per_layout
+def _check_in_place(q, k, q_weight, k_weight, cos, sin, eps) -> None:
     check_inputs(q, k, q_weight, k_weight, cos, sin, eps)
-    _check_no_grad(q, k, q_weight, k_weight)
-    torch.ops.fourreal_kernels.qk_norm_rope_(
-        q, k, q_weight, k_weight, cos, sin, float(eps), dispatch.requested(backend)
-    )
-
-
-def _check_no_grad(q, k, q_weight, k_weight) -> None:
     checks.require_no_grad("qk_norm_rope_", "qk_norm_rope", q=q, k=k, q_weight=q_weight, k_weight=k_weight)
 
 
 def _describe(in_place: bool):
     def describe(q, k, q_weight, k_weight, cos, sin, *, eps=1e-6, backend=None) -> NormRopeCall:
-        check_inputs(q, k, q_weight, k_weight, cos, sin, eps)
-        if in_place:
-            _check_no_grad(q, k, q_weight, k_weight)
+        check = _check_in_place if in_place else check_inputs
+        check(q, k, q_weight, k_weight, cos, sin, eps)
         return norm_rope_call(q, q_weight, cos, in_place=in_place)
 
     return describe

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import checks
+from ..once import once_per_layout
 
 
-@dataclass(frozen=True)
-class NormRopeCall:
+class NormRopeCall(NamedTuple):
     """What a backend may ask about a call before it takes it."""
 
     in_place: bool
@@ -26,6 +26,7 @@ def norm_rope_call(q: Tensor, q_weight: Tensor | None, cos: Tensor | None, *, in
     return NormRopeCall(in_place, q_weight is not None, cos is not None, tuple(q.shape), q.dtype, q.device)
 
 
+@once_per_layout
 def check_inputs(
     q: Tensor, k: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, cos: Tensor | None, sin: Tensor | None,
     eps: float,

@@ -30,13 +30,9 @@ def forward(
     """Write the normalised and rotated ``q`` and ``k`` into ``out_q`` and ``out_k``, which may be ``q`` and ``k``."""
     q_weight, k_weight = compiled.parameter(q_weight), compiled.parameter(k_weight)
     cos, sin = compiled.angles(cos), compiled.angles(sin)
-    q_grid, k_grid = compiled.grid(q), compiled.grid(k)
     dense_q, dense_k = unit_stride_like(out_q), unit_stride_like(out_k)
     native.cpu_library().qk_norm_rope(
-        q_grid, k_grid, q_grid if dense_q is q else compiled.grid(dense_q),
-        k_grid if dense_k is k else compiled.grid(dense_k),
-        compiled.DTYPES[q.dtype], q.shape, compiled.address(q_weight), compiled.address(k_weight),
-        compiled.broadcastable(cos), compiled.broadcastable(sin), eps,
+        q, k, dense_q, dense_k, compiled.DTYPES[q.dtype], q.shape, q_weight, k_weight, cos, sin, eps
     )
     copy_back(dense_q, out_q)
     copy_back(dense_k, out_k)
@@ -53,9 +49,8 @@ def backward(
     dense_q, dense_k = unit_stride_like(dq), unit_stride_like(dk)
     dq_weight, dk_weight = (None if weight is None else torch.empty_like(weight) for weight in (q_weight, k_weight))
     native.cpu_library().qk_norm_rope_backward(
-        *map(compiled.grid, (grad_q, grad_k, q, k, dense_q, dense_k)), compiled.DTYPES[q.dtype], q.shape,
-        *map(compiled.address, (q_weight, k_weight, dq_weight, dk_weight)),
-        compiled.broadcastable(cos), compiled.broadcastable(sin), eps,
+        grad_q, grad_k, q, k, dense_q, dense_k, compiled.DTYPES[q.dtype], q.shape,
+        q_weight, k_weight, dq_weight, dk_weight, cos, sin, eps,
     )
     copy_back(dense_q, dq)
     copy_back(dense_k, dk)

@@ -11,6 +11,7 @@ from ..library import define, differentiable
 from ..memory import mark_written, require_writable
 from .call import norm_rope_call
 
+_TENSORS = ("q", "k", "q_weight", "k_weight", "cos", "sin")
 _INPUTS = (
     "Tensor q, Tensor k, Tensor? q_weight, Tensor? k_weight, Tensor? cos, Tensor? sin, float eps, str backend"
 )
@@ -32,8 +33,7 @@ def _forward_fake(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str):
 
 
 def _in_place(q, k, q_weight, k_weight, cos, sin, eps: float, backend: str) -> None:
-    parameters = {"q_weight": q_weight, "k_weight": k_weight, "cos": cos, "sin": sin}
-    require_writable({"q": q, "k": k}, parameters)
+    require_writable(_TENSORS, (q, k, q_weight, k_weight, cos, sin), 2)
     implementation = _implementation(q, q_weight, cos, backend, in_place=True)
     implementation.forward(q, k, q_weight, k_weight, cos, sin, eps, q, k)
     mark_written(q, k)

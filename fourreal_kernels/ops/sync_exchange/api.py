@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import dispatch
 from .. import checks
+from ..library import call
+from ..once import once_per_layout
 from . import registration  # noqa: F401  (defines the torch operators)
 from .call import ExchangeCall, check_inputs, exchange_call, requires_grad
 
@@ -51,8 +52,8 @@ def sync_exchange(
     check_inputs(view, time, weight, bias, kind, input_scale, gate)
     # autograd hides the grad mode from the operator, so it is told whether a backward will follow
     needs_grad = requires_grad(view, time, weight, bias, input_scale, gate)
-    return torch.ops.fourreal_kernels.sync_exchange(
-        view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend), needs_grad
+    return call(
+        "sync_exchange", view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend), needs_grad
     )
 
 
@@ -74,14 +75,13 @@ def sync_exchange_(
         ValueError: a tensor requires grad while grad is enabled; ``view`` or ``time`` overlaps itself, the other one
             or another argument. Nothing is written.
     """
+    _check_in_place(view, time, weight, bias, kind, input_scale, gate)
+    call("sync_exchange_", view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend))
+
+
+@once_per_layout
+def _check_in_place(view, time, weight, bias, kind, input_scale, gate) -> None:
     check_inputs(view, time, weight, bias, kind, input_scale, gate)
-    _check_no_grad(view, time, weight, bias, input_scale, gate)
-    torch.ops.fourreal_kernels.sync_exchange_(
-        view, time, weight, bias, input_scale, gate, kind, dispatch.requested(backend)
-    )
-
-
-def _check_no_grad(view, time, weight, bias, input_scale, gate) -> None:
     checks.require_no_grad(
         "sync_exchange_", "sync_exchange",
         view=view, time=time, weight=weight, bias=bias, input_scale=input_scale, gate=gate,
@@ -92,10 +92,9 @@ def _describe(in_place: bool):
     def describe(
         view, time, weight, bias=None, *, kind, input_scale=None, gate=None, backend=None
     ) -> ExchangeCall:
-        check_inputs(view, time, weight, bias, kind, input_scale, gate)
+        check = _check_in_place if in_place else check_inputs
+        check(view, time, weight, bias, kind, input_scale, gate)
         tensors = (view, time, weight, bias, input_scale, gate)
-        if in_place:
-            _check_no_grad(*tensors)
         return exchange_call(view, weight, kind, in_place=in_place, needs_grad=requires_grad(*tensors))
 
     return describe

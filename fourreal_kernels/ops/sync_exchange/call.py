@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import checks
+from ..once import once_per_layout
 
 KINDS = ("hard", "soft")
 
 
-@dataclass(frozen=True)
-class ExchangeCall:
+class ExchangeCall(NamedTuple):
     """What a backend may ask about a call before it takes it."""
 
     kind: str
@@ -55,6 +56,7 @@ def exchange_call(view: Tensor, weight: Tensor, kind: str, *, in_place: bool, ne
     return ExchangeCall(kind, per_channel, in_place, needs_grad, tuple(view.shape), view.dtype, view.device)
 
 
+@once_per_layout
 def check_inputs(
     view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, kind: str,
     input_scale: Tensor | None, gate: Tensor | None,

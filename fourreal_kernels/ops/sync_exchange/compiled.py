@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from ..checks import accumulation_dtype
 
 GRID_DIMS = 5
+_ACCUMULATION_DTYPES = (torch.float32, torch.float64)
 
 
 def as_grid(x: Tensor) -> Tensor:
@@ -19,7 +21,7 @@ def as_grid(x: Tensor) -> Tensor:
 def as_grids(tensors: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
     """Tensors of one shape ``(B, ..., C)`` as five-dim views of the same parts: one set, unless dims cannot merge."""
     if tensors[0].ndim <= GRID_DIMS:
-        yield tuple(as_grid(x) for x in tensors)
+        yield tensors if tensors[0].ndim == GRID_DIMS else tuple(as_grid(x) for x in tensors)
         return
     merged = _merged(tensors)
     if merged is not None:
@@ -42,10 +44,9 @@ def _merged(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
 
 def as_accumulated(x: Tensor | None) -> Tensor | None:
     """Parameters are small: the kernels read them contiguous in the accumulation dtype."""
-    if x is None:
-        return None
-    dtype = accumulation_dtype(x.dtype)
-    return x if x.dtype == dtype and x.is_contiguous() else x.detach().to(dtype).contiguous()
+    if x is None or (x.dtype in _ACCUMULATION_DTYPES and x.is_contiguous()):
+        return x
+    return x.detach().to(accumulation_dtype(x.dtype)).contiguous()
 
 
 def address(x: Tensor | None) -> int:

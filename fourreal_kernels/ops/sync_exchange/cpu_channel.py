@@ -9,8 +9,8 @@ from ... import native
 from ..checks import unit_stride_gradient
 from ..fresh import empty_like
 from .call import ExchangeGradients
-from .compiled import address, as_accumulated, as_grids
-from .cpu_rows import DTYPE_NAMES, NormParameters, tensor_argument
+from .compiled import as_accumulated, as_grids
+from .cpu_rows import DTYPE_NAMES, NormParameters
 from .parameter_gradients import channel_parameter_gradients
 
 
@@ -18,11 +18,10 @@ def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, inp
             gate: Tensor | None, kind: str, out_view: Tensor, out_time: Tensor,
             norm: NormParameters | None = None) -> None:
     parameters = [as_accumulated(x) for x in (weight, bias, input_scale, gate)]
-    addresses = [address(x) for x in parameters]
     kernel, dtype = native.cpu_library().sync_exchange_channel, DTYPE_NAMES[view.dtype]
-    for grids in as_grids((view, time, out_view, out_time, *(norm.tensors() if norm else ()))):
-        of_norm = norm.argument(grids[4:]) if norm else None
-        kernel(kind, dtype, grids[0].shape, *(tensor_argument(x) for x in grids[:4]), *addresses, of_norm)
+    for grids in as_grids((view, time, out_view, out_time, *(norm[:4] if norm else ()))):
+        of_norm = (*grids[4:], *norm[4:]) if norm else None
+        kernel(kind, dtype, grids[0].shape, *grids[:4], *parameters, of_norm)
 
 
 def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None,
@@ -33,8 +32,7 @@ def backward(grad_view: Tensor, grad_time: Tensor, view: Tensor, time: Tensor, w
     parameters = [as_accumulated(x) for x in (weight, input_scale, gate)]
     outputs = 1 if kind == "hard" else 2
     sums = torch.zeros(view.shape[0], 3 * outputs, view.shape[-1], dtype=torch.float64)
-    addresses = [address(x) for x in parameters]
     kernel, dtype = native.cpu_library().sync_exchange_channel_backward, DTYPE_NAMES[view.dtype]
     for grids in as_grids((*tensors, *outs)):
-        kernel(kind, dtype, grids[0].shape, *(tensor_argument(x) for x in grids), *addresses, sums.data_ptr())
+        kernel(kind, dtype, grids[0].shape, *grids, *parameters, sums)
     return ExchangeGradients(*outs, *channel_parameter_gradients(sums, weight, bias, input_scale, gate))

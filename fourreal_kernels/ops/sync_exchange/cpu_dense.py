@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ... import native
 from ..checks import accumulation_dtype
-from .compiled import address, as_accumulated, as_grids
-from .cpu_rows import DTYPE_NAMES, NormParameters, chunks, row_count, tensor_argument
+from .compiled import as_accumulated, as_grids
+from .cpu_rows import DTYPE_NAMES, NormParameters, chunks, row_count
 
 
 def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, input_scale: Tensor | None,
@@ -21,7 +21,7 @@ def forward(view: Tensor, time: Tensor, weight: Tensor, bias: Tensor | None, inp
     dtype = accumulation_dtype(view.dtype)
     product = weight.to(dtype).t()
     parameters = [as_accumulated(x) for x in (bias, input_scale, gate)]
-    for grids in as_grids((view, time, out_view, out_time, *(norm.tensors() if norm else ()))):
+    for grids in as_grids((view, time, out_view, out_time, *(norm[:4] if norm else ()))):
         _exchange(grids, product, parameters, kind, norm)
 
 
@@ -32,18 +32,16 @@ def _exchange(grids: tuple[Tensor, ...], product: Tensor, parameters: list[Tenso
     parts = chunks((0, row_count(grids[0])), inputs + outputs, product.dtype)
     longest = parts[0][1]
     staged, mixed = product.new_empty((longest, inputs)), product.new_empty((longest, outputs))
-    bias, input_scale, gate = (address(x) for x in parameters)
-    streams, outs = [[tensor_argument(x) for x in pair] for pair in (grids[:2], grids[2:4])]
-    branches = tuple(tensor_argument(x) for x in grids[4:6]) or None
-    branch_gate = address(norm.branch_gate) if norm else 0
-    of_norm = norm.argument(grids[4:]) if norm else None
+    bias, input_scale, gate = parameters
+    streams, outs, branches = grids[:2], grids[2:4], grids[4:6] or None
+    branch_gate, of_norm = (norm.branch_gate, (*grids[4:], *norm[4:])) if norm else (None, None)
     library, dtype, sizes = native.cpu_library(), DTYPE_NAMES[grids[0].dtype], grids[0].shape
     for rows in parts:
         count = rows[1] - rows[0]
         library.sync_exchange_stage(
-            dtype, sizes, rows, *streams, branches, branch_gate, input_scale, False, staged.data_ptr()
+            dtype, sizes, rows, *streams, branches, branch_gate, input_scale, False, staged
         )
         torch.mm(staged[:count], product, out=mixed[:count])
         library.sync_exchange_finish(
-            kind, dtype, sizes, rows, *streams, *outs, mixed.data_ptr(), bias, gate, of_norm
+            kind, dtype, sizes, rows, *streams, *outs, mixed, bias, gate, of_norm
         )

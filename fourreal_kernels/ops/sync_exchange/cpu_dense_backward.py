@@ -15,7 +15,7 @@ from ..checks import unit_stride_gradient
 from ..fresh import empty_like
 from .call import ExchangeGradients
 from .compiled import as_grids
-from .cpu_rows import DTYPE_NAMES, chunks, row_count, tensor_argument
+from .cpu_rows import DTYPE_NAMES, chunks, row_count
 from .parameter_gradients import DenseParameterGradients
 
 
@@ -45,15 +45,14 @@ def _rows_backward(grids: tuple[Tensor, ...], span: tuple[int, int], weight: Ten
     parts = chunks(span, outputs + 2 * inputs, weight.dtype)
     longest = parts[0][1] - parts[0][0]
     grads, streams, results = (weight.new_empty(longest, columns) for columns in (outputs, inputs, inputs))
-    arguments = [tensor_argument(x) for x in grids]
     library, dtype, sizes = native.cpu_library(), DTYPE_NAMES[grids[0].dtype], grids[0].shape
     for rows in parts:
         g, z, dz = (x[: rows[1] - rows[0]] for x in (grads, streams, results))
-        library.sync_exchange_stage(dtype, sizes, rows, *arguments[:2], None, 0, 0, kind == "hard", g.data_ptr())
-        library.sync_exchange_stage(dtype, sizes, rows, *arguments[2:4], None, 0, 0, False, z.data_ptr())
+        library.sync_exchange_stage(dtype, sizes, rows, *grids[:2], None, None, None, kind == "hard", g)
+        library.sync_exchange_stage(dtype, sizes, rows, *grids[2:4], None, None, None, False, z)
         torch.mm(g, weight, out=dz)
         products.addmm_(g.t(), z)
         sums += g.sum(0)
         finish = "split" if kind == "hard" else "soft"
-        library.sync_exchange_finish(finish, dtype, sizes, rows, *arguments[:2], *arguments[4:], dz.data_ptr(), 0, 0)
+        library.sync_exchange_finish(finish, dtype, sizes, rows, *grids[:2], *grids[4:], dz, None, None)
     return products, sums

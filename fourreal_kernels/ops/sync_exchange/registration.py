@@ -11,6 +11,7 @@ from ..library import define, differentiable
 from ..memory import mark_written, require_writable
 from .call import exchange_call
 
+_TENSORS = ("view", "time", "weight", "bias", "input_scale", "gate")
 _INPUTS = (
     "Tensor view, Tensor time, Tensor weight, Tensor? bias, Tensor? input_scale, Tensor? gate, str kind, str backend"
 )
@@ -35,8 +36,7 @@ def _forward_fake(view, time, weight, bias, input_scale, gate, kind: str, backen
 
 
 def _in_place(view, time, weight, bias, input_scale, gate, kind: str, backend: str) -> None:
-    parameters = {"weight": weight, "bias": bias, "input_scale": input_scale, "gate": gate}
-    require_writable({"view": view, "time": time}, parameters)
+    require_writable(_TENSORS, (view, time, weight, bias, input_scale, gate), 2)
     implementation = _implementation(view, weight, kind, backend, in_place=True)
     implementation.forward(view, time, weight, bias, input_scale, gate, kind, view, time)
     mark_written(view, time)
@@ -60,9 +60,7 @@ def _backward(grad_view, grad_time, view, time, weight, bias, input_scale, gate,
     implementation = _implementation(view, weight, kind, backend, needs_grad=True)
     grads = implementation.backward(grad_view, grad_time, view, time, weight, bias, input_scale, gate, kind)
     results = []
-    for name, x in (
-        ("view", view), ("time", time), ("weight", weight), ("bias", bias), ("input_scale", input_scale), ("gate", gate)
-    ):
+    for name, x in zip(_TENSORS, (view, time, weight, bias, input_scale, gate), strict=True):
         results.append(_absent(view) if x is None else _stored(getattr(grads, name), x))
     return tuple(results)
 

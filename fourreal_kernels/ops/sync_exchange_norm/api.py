@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import dispatch
 from .. import checks
+from ..library import call
+from ..once import once_per_layout
 from ..sync_exchange.call import ExchangeCall, exchange_call, requires_grad
 from . import registration  # noqa: F401  (defines the torch operators)
-from .call import TENSORS, ExchangeNormTensors, check_tensors
+from .call import TENSORS, check_tensors
 
 
 def sync_exchange_norm(
@@ -57,10 +58,10 @@ def sync_exchange_norm(
     tensors = (
         view, time, view_branch, time_branch, weight, bias, input_scale, gate, branch_gate, norm_scale, norm_shift
     )
-    check_tensors(ExchangeNormTensors(*tensors), kind, eps)
+    check_tensors(*tensors, kind, eps)
     # autograd hides the grad mode from the operator, so it is told whether a backward will follow
-    return torch.ops.fourreal_kernels.sync_exchange_norm(
-        *tensors, kind, float(eps), dispatch.requested(backend), requires_grad(*tensors)
+    return call(
+        "sync_exchange_norm", *tensors, kind, float(eps), dispatch.requested(backend), requires_grad(*tensors)
     )
 
 
@@ -92,13 +93,16 @@ def sync_exchange_norm_(
     tensors = (
         view, time, view_branch, time_branch, weight, bias, input_scale, gate, branch_gate, norm_scale, norm_shift
     )
-    check_tensors(ExchangeNormTensors(*tensors), kind, eps)
-    _check_no_grad(tensors)
-    torch.ops.fourreal_kernels.sync_exchange_norm_(*tensors, kind, float(eps), dispatch.requested(backend))
+    _check_in_place(*tensors, kind, eps)
+    call("sync_exchange_norm_", *tensors, kind, float(eps), dispatch.requested(backend))
 
 
-def _check_no_grad(tensors: tuple[Tensor | None, ...]) -> None:
-    checks.require_no_grad("sync_exchange_norm_", "sync_exchange_norm", **dict(zip(TENSORS, tensors, strict=True)))
+@once_per_layout
+def _check_in_place(*arguments) -> None:
+    """``arguments`` as those of :func:`check_tensors`."""
+    check_tensors(*arguments)
+    tensors = dict(zip(TENSORS, arguments[:-2], strict=True))
+    checks.require_no_grad("sync_exchange_norm_", "sync_exchange_norm", **tensors)
 
 
 def _describe(in_place: bool):
@@ -108,9 +112,8 @@ def _describe(in_place: bool):
     ) -> ExchangeCall:
         tensors = (view, time, view_branch, time_branch, weight, bias, input_scale, gate, branch_gate, norm_scale,
                    norm_shift)
-        check_tensors(ExchangeNormTensors(*tensors), kind, eps)
-        if in_place:
-            _check_no_grad(tensors)
+        check = _check_in_place if in_place else check_tensors
+        check(*tensors, kind, eps)
         return exchange_call(view, weight, kind, in_place=in_place, needs_grad=requires_grad(*tensors))
 
     return describe

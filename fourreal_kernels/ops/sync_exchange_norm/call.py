@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from torch import Tensor
 
 from .. import checks
+from ..once import once_per_layout
 from ..sync_exchange.call import check_inputs
 
 
-@dataclass(frozen=True)
-class ExchangeNormTensors:
+class ExchangeNormTensors(NamedTuple):
     """Every tensor argument, in the order of the registered operators. Absent ones are None."""
 
     view: Tensor
@@ -27,18 +26,22 @@ class ExchangeNormTensors:
     norm_scale: Tensor
     norm_shift: Tensor
 
-    def named(self) -> Iterator[tuple[str, Tensor | None]]:
-        return ((field.name, getattr(self, field.name)) for field in fields(self))
-
     def exchange_parameters(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         return self.weight, self.bias, self.input_scale, self.gate
 
 
-TENSORS = tuple(field.name for field in fields(ExchangeNormTensors))
+TENSORS = ExchangeNormTensors._fields
 
 
-def check_tensors(tensors: ExchangeNormTensors, kind: str, eps: float) -> None:
-    """Raise unless every argument has the shape, dtype and device that ``kind`` asks for."""
+@once_per_layout
+def check_tensors(*arguments) -> None:
+    """Raise unless every argument has the shape, dtype and device that ``kind`` asks for.
+
+    Args:
+        arguments: those of :class:`ExchangeNormTensors`, then kind and eps.
+    """
+    *tensors, kind, eps = arguments
+    tensors = ExchangeNormTensors(*tensors)
     view, time = tensors.view, tensors.time
     check_inputs(view, time, tensors.weight, tensors.bias, kind, tensors.input_scale, tensors.gate)
     for name in ("view_branch", "time_branch"):

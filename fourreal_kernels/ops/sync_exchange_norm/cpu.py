@@ -10,6 +10,7 @@ from torch import Tensor
 from ... import native
 from ..sync_exchange import cpu_channel, cpu_dense
 from ..sync_exchange.call import ExchangeCall, is_per_channel
+from ..sync_exchange.compiled import as_accumulated
 from ..sync_exchange.cpu_rows import NormParameters
 from .call import ExchangeNormTensors
 from .formulas import backward
@@ -32,7 +33,7 @@ def forward(tensors: ExchangeNormTensors, kind: str, eps: float, out_view: Tenso
     """Write the exchanged streams and their norms into the last four, which may be the streams and the branches."""
     norm = NormParameters(
         tensors.view_branch, tensors.time_branch, view_norm, time_norm,
-        tensors.branch_gate, tensors.norm_scale, tensors.norm_shift, eps,
+        *map(as_accumulated, (tensors.branch_gate, tensors.norm_scale, tensors.norm_shift)), eps,
     )
     form = cpu_channel if is_per_channel(tensors.weight, kind, tensors.view.shape[-1]) else cpu_dense
     form.forward(tensors.view, tensors.time, *tensors.exchange_parameters(), kind, out_view, out_time, norm)

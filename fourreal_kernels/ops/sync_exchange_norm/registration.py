@@ -41,8 +41,7 @@ def _forward_fake(view, time, *others) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _in_place(*arguments) -> None:
     kind, eps, backend = arguments[_COUNT:]
     tensors = ExchangeNormTensors(*arguments[:_COUNT])
-    named = list(tensors.named())
-    require_writable(dict(named[:4]), dict(named[4:]))
+    require_writable(TENSORS, tensors, 4)
     implementation = _implementation(tensors, kind, backend, in_place=True)
     implementation.forward(tensors, kind, eps, *arguments[:4])
     mark_written(*arguments[:4])
@@ -62,7 +61,8 @@ def _backward(grad_view, grad_time, grad_view_norm, grad_time_norm, *arguments) 
     implementation = _implementation(tensors, kind, backend, needs_grad=True)
     grads = implementation.backward((grad_view, grad_time, grad_view_norm, grad_time_norm), tensors, kind, eps)
     return tuple(
-        _absent(tensors.view) if x is None else torch.empty_like(x).copy_(grads[name]) for name, x in tensors.named()
+        _absent(tensors.view) if x is None else torch.empty_like(x).copy_(grads[name])
+        for name, x in zip(TENSORS, tensors, strict=True)
     )
 
 
