@@ -6,6 +6,7 @@ from statistics import fmean
 
 import pytest
 
+from benchmarks.ablation import markdown
 from fourreal_kernels.evaluation.evaluate import METRICS, evaluate
 from fourreal_kernels.model import GridPipeline
 
@@ -37,3 +38,17 @@ def test_readme_shows_the_means_of_the_committed_scenes(committed):
         scenes = [scene[name] for scene in committed["scenes"].values()]
         assert means == pytest.approx({metric: fmean(scene[metric] for scene in scenes) for metric in METRICS})
         assert f"| {name} | {means['psnr']:.2f} | {means['psnr_moving']:.2f} | {means['ssim']:.3f} |" in readme
+
+
+def test_readme_shows_what_the_parts_add():
+    parts = json.loads((ROOT / "docs" / "quality" / "parts.json").read_text())
+    assert markdown(parts["mean"]) in (ROOT / "README.md").read_text()
+
+
+def test_synchronisation_and_both_attentions_correct_the_flows():
+    """Measured on held-out scenes with each of them switched off: what the two streams are there for."""
+    mean = json.loads((ROOT / "docs" / "quality" / "parts.json").read_text())["mean"]
+    whole = mean["whole model"]
+    for part in ("attention along views", "attention along time", "attention", "synchronisation"):
+        assert mean[f"without {part}"]["flow_same_time"] > 1.15 * whole["flow_same_time"], part
+        assert mean[f"without {part}"]["psnr"] < whole["psnr"], part
