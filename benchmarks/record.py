@@ -99,6 +99,8 @@ def check_record(record: Any, source: str) -> None:
 def join_records(records: list[dict[str, Any]]) -> dict[str, Any]:
     """The cases of several records of one machine in one; a case measured again replaces the earlier one.
 
+    ``sources`` of the result says which suites come from which commit; the rest is of the last record.
+
     Raises:
         RecordError: the machines, threads or versions differ.
     """
@@ -107,8 +109,20 @@ def join_records(records: list[dict[str, Any]]) -> dict[str, Any]:
         for key in ("machine", "versions"):
             if record[key] != first[key]:
                 raise RecordError(f"records to join: their {key} differ")
-    cases = {case["name"]: case for record in records for case in record["cases"]}
-    return records[-1] | {"cases": list(cases.values()), "seconds": sum(record["seconds"] for record in records)}
+    cases = {case["name"]: (case, record) for record in records for case in record["cases"]}
+    sources = [
+        {
+            "commit": record["commit"],
+            "created": record["created"],
+            "suites": sorted({case["suite"] for case, origin in cases.values() if origin is record}),
+        }
+        for record in records
+    ]
+    return records[-1] | {
+        "cases": [case for case, _ in cases.values()],
+        "seconds": sum(record["seconds"] for record in records),
+        "sources": sources,
+    }
 
 
 def _git(*arguments: str) -> str | None:

@@ -52,10 +52,16 @@ def _head(record: Record) -> str:
         f"({versions['compiler'] or 'no native library'}), commit {commit}, {record['created']}",
         f"Ceilings of the same run: {ceilings['fma_gflops']:.0f} GFLOP/s ({ceilings['fma_source']}), "
         f"{ceilings['copy_gbs']:.1f} GB/s ({ceilings['copy_source']}).",
+        *(_source(source) for source in record.get("sources", ())),
         "Times are medians with the 20th and 80th percentile; a ratio is the median over interleaved rounds of a "
         "provider's seconds divided by ours: above 1, ours is faster.",
     ]
     return "\n".join(lines)
+
+
+def _source(source: Record) -> str:
+    """Which cases of a joined record are from which run."""
+    return f"Of commit {(source['commit'] or 'unknown')[:12]}, {source['created']}: {', '.join(source['suites'])}."
 
 
 def _targets(outcomes: list[Outcome]) -> str:

@@ -58,6 +58,9 @@ def test_joined_records_keep_the_later_measurement(make_record, make_case):
     joined = join_records([old, new])
     assert [case["sizes"]["N"] for case in joined["cases"]] == [36, 64]
     assert joined["cases"][0]["providers"]["ours:cpu"]["samples"] == SLOW
+    assert [source["suites"] for source in joined["sources"]] == [["attention"], ["attention"]]
+    created = [f"{record['created']}: attention." for record in (old, new)]
+    assert all(line in report_text(joined) for line in created)
     other = new | {"machine": new["machine"] | {"cpu": "another"}}
     with pytest.raises(RecordError, match="machine differ"):
         join_records([old, other])
