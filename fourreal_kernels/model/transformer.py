@@ -29,8 +29,8 @@ class Prepared:
 
     Attributes:
         sources, alignment: the nearest given frames, where they are and displaced.
-        tokens: ``(B, V, T, N, C)`` their share of the embedded tokens, by the weights of that moment; None where tokens
-            have no share in them.
+        tokens: ``(B, V, T, N, C)`` their share of the embedded tokens, by the weights of that moment; None where it is
+            computed with the rest of the tokens.
     """
 
     sources: Sources
@@ -135,7 +135,8 @@ class GridTransformer(nn.Module):
         device = frames.device
         views = torch.arange(frames.shape[1], device=device) if view_index is None else view_index
         times = torch.arange(frames.shape[2], device=device) if time_index is None else time_index
-        prepared = self.prepare(frames, given) if prepared is None else prepared
+        if prepared is None:
+            prepared = self._prepare(frames, given, embed=not torch.is_grad_enabled())
         sources, alignment = prepared.sources, prepared.alignment
         tokens = self._embed(frames, given, prepared)
         cond = self.sigma_embedding(sigma.to(tokens.dtype))
@@ -158,16 +159,19 @@ class GridTransformer(nn.Module):
             predicted.append(self.head(*inputs, *selected).frames)
         return GridPrediction(frames.masked_scatter(missing[..., None, None, None], torch.cat(predicted, dim=2)))
 
-    @torch.no_grad()
     def prepare(self, frames: Tensor, given: Tensor) -> Prepared:
         """What the model takes from the given frames alone, the same for every sigma.
 
         Args:
             frames, given: as for :meth:`forward`.
         """
+        return self._prepare(frames, given, embed=True)
+
+    @torch.no_grad()
+    def _prepare(self, frames: Tensor, given: Tensor, embed: bool) -> Prepared:
         sources = nearest_sources(frames, given)
         alignment = align(frames, given, sources) if self.config.matching else unaligned(sources)
-        tokens = self.embed.rest(_shown(sources, alignment)) if self.config.source_input else None
+        tokens = self.embed.rest(_shown(sources, alignment)) if embed and self.config.source_input else None
         return Prepared(sources, alignment, tokens)
 
     def _check(self, frames: Tensor, given: Tensor, sigma: Tensor, streams: str) -> None:
@@ -186,12 +190,11 @@ class GridTransformer(nn.Module):
 
     def _embed(self, frames: Tensor, given: Tensor, prepared: Prepared) -> Tensor:
         added = self.given_embedding[given.long()][..., None, :] + self.position_embedding
-        if prepared.tokens is None:
-            return self.embed(frames) + added
-        if torch.is_grad_enabled():
-            shown = _shown(prepared.sources, prepared.alignment)
-            return self.embed(torch.cat([frames, shown], dim=3)) + added
-        return self.embed.first(frames) + prepared.tokens + added
+        if prepared.tokens is not None and not torch.is_grad_enabled():
+            return self.embed.first(frames) + prepared.tokens + added
+        if self.config.source_input:
+            frames = torch.cat([frames, _shown(prepared.sources, prepared.alignment)], dim=3)
+        return self.embed(frames) + added
 
     def _run(self, x: Tensor, cond: Tensor, streams: str, views: Tensor, times: Tensor) -> Tensor:
         """Embedded tokens through the blocks, in the dtype of the blocks' weights, which a training may lower."""
