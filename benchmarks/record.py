@@ -105,6 +105,8 @@ def join_records(records: list[dict[str, Any]]) -> dict[str, Any]:
         RecordError: the machines, threads or versions differ.
     """
     first = records[0]
+    if len(records) == 1:
+        return first
     for record in records[1:]:
         for key in ("machine", "versions"):
             if record[key] != first[key]:
