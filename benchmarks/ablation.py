@@ -20,9 +20,11 @@ from torch import Tensor
 from fourreal_kernels.cli.environment import versions
 from fourreal_kernels.data import HELD_OUT_SEED, GridRender
 from fourreal_kernels.data.geometry import flow_to_given
-from fourreal_kernels.evaluation.evaluate import deviation, measure
+from fourreal_kernels.evaluation.evaluate import deviation, measure, over_scenes
 from fourreal_kernels.evaluation.held_out import held_out_render
 from fourreal_kernels.model import GridPipeline, GridTransformer, cross_mask
+
+from .quality import metric_table
 
 PARTS = ("attention along views", "attention along time", "attention", "synchronisation", "transformer")
 
@@ -101,20 +103,7 @@ def markdown(mean: dict[str, dict[str, float]]) -> str:
         "one step", "PSNR dB", "PSNR dB, moving pixels", "SSIM", "gradient energy", "flow error, same view, px",
         "flow error, same timestep, px",
     )  # fmt: skip
-    digits = (2, 2, 3, 3, 2, 2)
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for name, values in mean.items():
-        cells = (f"{value:.{places}f}" for value, places in zip(values.values(), digits, strict=True))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _over_scenes(scenes: dict[int, dict], statistic: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
-    first = next(iter(scenes.values()))
-    return {
-        name: {metric: statistic([found[name][metric] for found in scenes.values()]) for metric in values}
-        for name, values in first.items()
-    }
+    return metric_table(heads, mean, digits=(2, 2, 3, 3, 2, 2))
 
 
 def main(arguments: Namespace) -> None:
@@ -126,8 +115,8 @@ def main(arguments: Namespace) -> None:
         scenes[seed] = scene(model, render, seed)
         result = {
             "settings": {"model": arguments.model, "config": config.to_dict(), "versions": versions()},
-            "mean": _over_scenes(scenes, fmean),
-            "deviation": _over_scenes(scenes, deviation),
+            "mean": over_scenes(scenes, fmean),
+            "deviation": over_scenes(scenes, deviation),
             "scenes": scenes,
         }
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")

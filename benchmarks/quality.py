@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +21,7 @@ from fourreal_kernels.cli.environment import versions
 from fourreal_kernels.data import HELD_OUT_SEED
 from fourreal_kernels.data.scene_family import EASY, SceneFamily
 from fourreal_kernels.evaluation.baselines import trivial_baselines
-from fourreal_kernels.evaluation.evaluate import METRICS, deviation, measure
+from fourreal_kernels.evaluation.evaluate import METRICS, deviation, measure, over_scenes
 from fourreal_kernels.evaluation.held_out import held_out_grid
 from fourreal_kernels.model import GridPipeline, cross_mask
 from fourreal_kernels.model.conditioning import nearest_sources
@@ -113,28 +113,29 @@ def _measured(row: Row) -> dict[str, float]:
 
 def summary(scenes: dict[int, dict[str, dict[str, dict[str, float]]]]) -> dict:
     """Means and standard deviations over scenes, by group, row and metric."""
-    result: dict = {"mean": {}, "deviation": {}}
-    for group, rows in next(iter(scenes.values())).items():
-        for name, values in rows.items():
-            for metric in values:
-                found = [scene[group][name][metric] for scene in scenes.values()]
-                for key, value in (("mean", fmean(found)), ("deviation", deviation(found))):
-                    result[key].setdefault(group, {}).setdefault(name, {})[metric] = value
-    return result
+    groups = {group: {seed: scene[group] for seed, scene in scenes.items()} for group in next(iter(scenes.values()))}
+    return {
+        name: {group: over_scenes(rows, statistic) for group, rows in groups.items()}
+        for name, statistic in (("mean", fmean), ("deviation", deviation))
+    }
 
 
 def markdown(mean: dict) -> str:
     """One table for each group."""
-    parts = []
-    for group, rows in mean.items():
-        heads = (group or "prediction", "PSNR dB", "PSNR dB, moving pixels", "SSIM", "gradient energy", "CPU seconds")
-        lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-        for name, values in rows.items():
-            digits = (2, 2, 3, 3, 1)
-            cells = (f"{value:.{places}f}" for value, places in zip(values.values(), digits, strict=True))
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    heads = ("PSNR dB", "PSNR dB, moving pixels", "SSIM", "gradient energy", "CPU seconds")
+    tables = (
+        metric_table((group or "prediction", *heads), rows, digits=(2, 2, 3, 3, 1)) for group, rows in mean.items()
+    )
+    return "\n\n".join(tables)
+
+
+def metric_table(heads: Sequence[str], rows: dict[str, dict[str, float]], digits: Sequence[int]) -> str:
+    """Markdown: a line for each row's name and metrics, these with so many decimal places."""
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, values in rows.items():
+        cells = (f"{value:.{places}f}" for value, places in zip(values.values(), digits, strict=True))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main(arguments: Namespace) -> None:

@@ -68,8 +68,8 @@ def evaluate(
     settings = {"steps": steps, "sampler": sampler, "family": family, "seeds": list(seeds)}
     return {
         "settings": settings,
-        "mean": _over_scenes(scenes, fmean),
-        "deviation": _over_scenes(scenes, deviation),
+        "mean": over_scenes(scenes, fmean),
+        "deviation": over_scenes(scenes, deviation),
         "scenes": scenes,
         **harness.result(),
     }
@@ -91,11 +91,12 @@ def deviation(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
 
 
-def _over_scenes(scenes: dict, statistic: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
-    names = next(iter(scenes.values()))
+def over_scenes(scenes: dict, statistic: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
+    """A statistic of every metric by prediction; ``scenes`` has the metrics by scene and prediction."""
+    first = next(iter(scenes.values()))
     return {
-        name: {metric: statistic([scene[name][metric] for scene in scenes.values()]) for metric in METRICS}
-        for name in names
+        name: {metric: statistic([scene[name][metric] for scene in scenes.values()]) for metric in metrics}
+        for name, metrics in first.items()
     }
 
 
