@@ -30,12 +30,12 @@ def page_faults_of_filling(x: torch.Tensor) -> int:
 
 
 def test_freed_memory_is_handed_out_again_without_page_faults():
-    first = new(1.5)
+    first = new(40)
     address, faults = first.data_ptr(), page_faults_of_filling(first)
     del first
-    again = new(1.5)
+    again = new(40)
     assert again.data_ptr() == address
-    assert faults > 300 > 10 > page_faults_of_filling(again)
+    assert faults >= 20 > 10 > page_faults_of_filling(again)  # a fault for every 2 MiB at least
 
 
 def test_a_live_result_is_not_handed_out():
