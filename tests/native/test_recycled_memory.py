@@ -92,6 +92,27 @@ def test_release_kept_memory():
     assert fresh.kept_bytes() == fourreal_kernels.release_kept_memory() == 0
 
 
+def lazily_freed_bytes() -> int:
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("LazyFree:"))
+
+
+def huge_pages_enabled() -> bool:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return setting.exists() and "[never]" not in setting.read_text()
+
+
+@pytest.mark.skipif(not huge_pages_enabled(), reason="this system has no huge pages; small ones are kept from it")
+def test_the_system_may_take_what_is_kept_and_nothing_else():
+    result = new(32).fill_(1)
+    before = lazily_freed_bytes()
+    del result
+    assert lazily_freed_bytes() - before >= 30 * MIB
+    again = new(32).fill_(2)
+    assert lazily_freed_bytes() - before <= 2 * MIB
+    assert bool((again == 2).all())
+
+
 def test_small_results_are_torchs():
     small = new(0.9)
     del small
