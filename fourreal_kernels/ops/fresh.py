@@ -19,7 +19,7 @@ from torch.utils.dlpack import from_dlpack
 from .. import native
 
 _MIB = 1 << 20
-# Below this, a tensor from a capsule costs about as much as the page faults that it saves.
+# Smaller ones the C library hands out again without page faults, and a tensor from a capsule costs microseconds more.
 _RECYCLED = 1 * _MIB
 # Smaller tensors of torch mostly come from memory that was in use before, and have few pages anyway.
 _LARGE = 8 * _MIB
@@ -46,9 +46,9 @@ def empty_like(x: Tensor) -> Tensor:
     Raises:
         ValueError: the environment variable ``FOURREAL_KEPT_MIB`` is no number of MiB.
     """
-    if not x.is_cpu or x.nbytes < _RECYCLED:
+    if not x.is_cpu or x.nbytes < _RECYCLED or not _is_plain(x):
         return torch.empty_like(x)
-    recycled = _recycled_like(x) if _is_plain(x) else None
+    recycled = _recycled_like(x)
     return _with_huge_pages(torch.empty_like(x)) if recycled is None else recycled
 
 
@@ -87,7 +87,7 @@ def _recycled_like(x: Tensor) -> Tensor | None:
 
 def _with_huge_pages(new: Tensor) -> Tensor:
     library = native.cpu_library()
-    if library is not None and new.nbytes >= _LARGE and type(new) is Tensor:
+    if library is not None and new.nbytes >= _LARGE:
         library.prefer_huge_pages(new.data_ptr(), new.nbytes)
     return new
 
