@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import torch
 
+from fourreal_kernels import release_kept_memory
+
 _Result = TypeVar("_Result")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -20,7 +22,7 @@ def peak_bytes(run: Callable[[], _Result], device: torch.device) -> tuple[_Resul
     """Run once and measure by how much the memory in use rises above that before the call.
 
     A result in fresh memory counts, inputs and outputs that were given do not. On the CPU it is the rise of the peak
-    resident set size, after free memory that the allocator holds was returned to the system.
+    resident set size, after free memory that the allocators hold was returned to the system.
 
     Returns:
         The result, and the bytes or None where the system does not tell.
@@ -48,6 +50,7 @@ def _peak_cuda(run: Callable[[], _Result], device: torch.device) -> tuple[_Resul
 
 
 def _release_free_memory() -> None:
+    release_kept_memory()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):

@@ -4,6 +4,7 @@ from .dispatch import available_backends, explain, use_backend
 from .grid import TIME, VIEW, VIEW_OR_TIME
 from .ops.axis_attention.api import axis_attention, two_stream_attention
 from .ops.axis_attention.merge import merge_attention
+from .ops.fresh import release_kept_memory
 from .ops.qk_norm_rope.api import qk_norm_rope, qk_norm_rope_
 from .ops.sync_exchange.api import sync_exchange, sync_exchange_
 from .ops.sync_exchange_norm.api import sync_exchange_norm, sync_exchange_norm_
@@ -20,6 +21,7 @@ __all__ = [
     "merge_attention",
     "qk_norm_rope",
     "qk_norm_rope_",
+    "release_kept_memory",
     "sync_exchange",
     "sync_exchange_",
     "sync_exchange_norm",

@@ -12,7 +12,6 @@
 
 #include "cpu_module.hpp"
 #include "fourreal/ceilings.hpp"
-#include "fourreal/fresh_memory.hpp"
 #include "fourreal/instruction_set.hpp"
 
 namespace py = pybind11;
@@ -54,10 +53,6 @@ int max_threads() {
 #endif
 }
 
-void prefer_huge_pages(std::uintptr_t address, std::size_t nbytes) {
-    fourreal::cpu::prefer_huge_pages(reinterpret_cast<void*>(address), nbytes);
-}
-
 py::dict build_info() {
     py::dict info("version"_a = FOURREAL_VERSION, "compiler"_a = FOURREAL_CXX_COMPILER,
                   "archs"_a = py::make_tuple("portable"), "openmp"_a = py::none());
@@ -75,6 +70,7 @@ py::dict build_info() {
 PYBIND11_MODULE(_cpu, module) {
     module.doc() = "CPU kernels of fourreal_kernels. Tensors are passed as addresses, sizes and strides in elements.";
     fourreal::bindings::bind_axis_attention(module);
+    fourreal::bindings::bind_memory(module);
     fourreal::bindings::bind_qk_norm_rope(module);
     fourreal::bindings::bind_sync_exchange(module);
     fourreal::bindings::bind_tensors(module);
@@ -84,8 +80,6 @@ PYBIND11_MODULE(_cpu, module) {
                py::call_guard<py::gil_scoped_release>(), "float32 GFLOP/s of multiply-adds on all threads.");
     module.def("measure_copy_gbs", &fourreal::cpu::measure_copy_gbs, "megabytes"_a = 128, "repeats"_a = 8,
                py::call_guard<py::gil_scoped_release>(), "GB/s, read plus written, of a copy on all threads.");
-    module.def("prefer_huge_pages", &prefer_huge_pages, "address"_a, "nbytes"_a,
-               "Ask for huge pages where these bytes are first written.");
     module.def("max_threads", &max_threads, "How many threads a kernel called from this thread may use.");
     module.def("build_info", &build_info, "How this library was built: version, compiler, archs, openmp (date of its API).");
 }

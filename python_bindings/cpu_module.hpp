@@ -13,6 +13,7 @@ namespace fourreal::bindings {
 cpu::InstructionSet instruction_set_argument(const std::string& name);
 
 void bind_axis_attention(pybind11::module_& module);
+void bind_memory(pybind11::module_& module);
 void bind_qk_norm_rope(pybind11::module_& module);
 void bind_sync_exchange(pybind11::module_& module);
 void bind_tensors(pybind11::module_& module);

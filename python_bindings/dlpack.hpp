@@ -1,5 +1,6 @@
-// The part of DLPack 1.x (github.com/dmlc/dlpack, Apache-2.0) through which a tensor of Python is read without a call of
-// Python: the structs DLTensor and DLPackExchangeAPI, whose layout is fixed for all versions 1.x.
+// The parts of DLPack (github.com/dmlc/dlpack, Apache-2.0) through which a tensor of Python is read without a call of
+// Python, the structs DLTensor and DLPackExchangeAPI, whose layout is fixed for all versions 1.x, and through which one
+// is made: DLManagedTensor, which every version takes.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,13 @@ struct Tensor {
     std::uint64_t byte_offset;
 };
 
+struct ManagedTensor {
+    Tensor tensor;
+    void* context;
+    void (*deleter)(ManagedTensor* self);
+};
+
+constexpr const char* kManagedCapsuleName = "dltensor";  // until a tensor of Python takes over what the capsule holds
 constexpr std::int32_t kCpu = 1;  // a Device::type
 constexpr std::uint32_t kMajorVersion = 1;
 constexpr const char* kCapsuleName = "dlpack_exchange_api";

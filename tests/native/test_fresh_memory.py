@@ -27,9 +27,25 @@ def _advised(address: int) -> bool:
     raise AssertionError("the address is in no mapping")
 
 
-@pytest.mark.skipif(
+with_huge_pages = pytest.mark.skipif(
     not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no advice on huge pages"
 )
+
+
+@with_huge_pages
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_a_new_large_result_is_advised(limit, monkeypatch):
+    monkeypatch.setattr(fresh, "_limit", lambda: limit)
+    fresh._recycling_library.cache_clear()
+    fresh.release_kept_memory()
+    try:
+        result = fresh.empty_like(torch.empty(48 << 18))
+        assert _advised(result.data_ptr() + result.nbytes // 2)
+    finally:
+        fresh._recycling_library.cache_clear()
+
+
+@with_huge_pages
 def test_advice_covers_whole_huge_pages_inside_the_bytes():
     # A mapping of its own: the allocator's memory may carry the advice that an earlier result was given.
     mapping = mmap.mmap(-1, 12 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

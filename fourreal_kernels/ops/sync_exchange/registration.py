@@ -52,8 +52,10 @@ def _absent(view: Tensor) -> Tensor:
 
 def _stored(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient in the dtype of ``x`` and the strides that its fake promises."""
-    result = torch.empty_like(x)
-    return gradient if gradient.dtype == x.dtype and gradient.stride() == result.stride() else result.copy_(gradient)
+    promised = torch.empty_like(x, device="meta").stride()
+    if gradient.dtype == x.dtype and gradient.stride() == promised:
+        return gradient
+    return fresh.empty_like(x).copy_(gradient)
 
 
 def _backward(grad_view, grad_time, view, time, weight, bias, input_scale, gate, kind: str, backend: str):

@@ -61,7 +61,7 @@ def _backward(grad_view, grad_time, grad_view_norm, grad_time_norm, *arguments) 
     implementation = _implementation(tensors, kind, backend, needs_grad=True)
     grads = implementation.backward((grad_view, grad_time, grad_view_norm, grad_time_norm), tensors, kind, eps)
     return tuple(
-        _absent(tensors.view) if x is None else torch.empty_like(x).copy_(grads[name])
+        _absent(tensors.view) if x is None else fresh.empty_like(x).copy_(grads[name])
         for name, x in zip(TENSORS, tensors, strict=True)
     )
 
