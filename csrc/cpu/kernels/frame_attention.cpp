@@ -1,8 +1,10 @@
 #include "kernels/frame_attention.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/panels.hpp"
+#include "kernels/pointwise_softmax.hpp"
 #include "kernels/rows.hpp"
 #include "simd/tiles.hpp"
 
@@ -198,14 +200,27 @@ void load_queries(const QueryGroup& group, const Panels& panels, const GroupScra
     }
 }
 
+// (maximum + log2 of the sum) * ln 2. The power of two of the sum is taken out first: in double, the result is rounded once.
+void write_log_sums(const QueryGroup& group, const GroupScratch& scratch) {
+    constexpr double kNaturalLog2 = 0.693147180559945309;
+    constexpr float kSqrt2 = 1.41421356f;
+    for (std::int64_t first = 0; first < group.count; first += kWidth) {
+        float exponents[kWidth], logs[kWidth];
+        const Vec sum = load(scratch.sums + first), exponent = exponent_of(sum * broadcast(kSqrt2));
+        store(exponents, exponent);
+        store(logs, natural_log(scale_by_power_of_two(sum, zero() - exponent)));
+        const std::int64_t count = std::min<std::int64_t>(kWidth, group.count - first);
+        for (std::int64_t i = 0; i < count; ++i) {
+            const double power = static_cast<double>(scratch.maximum[first + i]) + static_cast<double>(exponents[i]);
+            group.lse[group.lse_offsets[first + i]] =
+                static_cast<float>(power * kNaturalLog2 + static_cast<double>(logs[i]));
+        }
+    }
+}
+
 template <typename T>
 void write_results(const QueryGroup& group, const Panels& panels, const GroupScratch& scratch) {
-    constexpr double kLn2 = 0.693147180559945309;
-    for (std::int64_t i = 0; group.lse && i < group.count; ++i) {
-        const double sum = scratch.sums[i];
-        group.lse[group.lse_offsets[i]] =
-            static_cast<float>((std::log2(sum) + static_cast<double>(scratch.maximum[i])) * kLn2);
-    }
+    if (group.lse) write_log_sums(group, scratch);
     for (std::int64_t i = 0; i < panels.lanes; i += kWidth)
         store(scratch.sums + i, broadcast(1.0f) / load(scratch.sums + i));
     const std::int64_t padded = padded_channels(group.channels);
