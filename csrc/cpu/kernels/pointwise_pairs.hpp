@@ -153,22 +153,25 @@ inline void hide_missing(std::int64_t keys, int groups, float* hidden) {
         hidden[lane] = (groups - 1) * kGroupKeys + lane % kGroupKeys < keys ? 0.0f : -__builtin_inff();
 }
 
-// Two entries side by side: scores become probabilities. `scores` are already in powers of two, and hidden.
+// Two entries side by side: products become probabilities. `factor` takes them to scores in powers of two, `hidden` is added
+// to those of the last group.
 template <int kGroups>
 struct PairSoftmax {
     Vec largest, sums;
 
-    FOURREAL_ALWAYS_INLINE PairSoftmax(Vec (&scores)[kGroups]) {
-        largest = scores[0];
-        for (int g = 1; g < kGroups; ++g) largest = max(largest, scores[g]);
+    FOURREAL_ALWAYS_INLINE PairSoftmax(Vec (&products)[kGroups], Vec factor, Vec hidden) {
+        largest = fmadd(products[kGroups - 1], factor, hidden);
+        for (int g = 0; g + 1 < kGroups; ++g) largest = max(largest, products[g] * factor);
         largest = combine_halves(largest, Maximum());
         for (int g = 0; g < kGroups; ++g) {
-            scores[g] = exp2(max(broadcast(kSmallestExponent), scores[g] - largest));
-            sums = g == 0 ? scores[0] : sums + scores[g];
+            // In one rounding: large scores differ from the largest by less than their own error.
+            const Vec score = fmadd(products[g], factor, (g + 1 < kGroups ? zero() : hidden) - largest);
+            products[g] = exp2(max(broadcast(kSmallestExponent), score));
+            sums = g == 0 ? products[0] : sums + products[g];
         }
         sums = combine_halves(sums, Sum());
-        const Vec factor = reciprocal(sums);
-        for (int g = 0; g < kGroups; ++g) scores[g] = scores[g] * factor;
+        const Vec inverse = reciprocal(sums);
+        for (int g = 0; g < kGroups; ++g) products[g] = products[g] * inverse;
     }
 
     // Of both entries, if both are wanted.

@@ -55,9 +55,8 @@ private:
         const Vec hidden = load(buffers_.hidden);
         for (std::int64_t e = 0; e < sizes_.entries(); e += 2) {
             Vec x[kGroups];
-            for (int g = 0; g < kGroups; ++g) x[g] = load(scores.of(g, e)) * factor_;
-            x[kGroups - 1] = x[kGroups - 1] + hidden;
-            const PairSoftmax<kGroups> pair(x);
+            for (int g = 0; g < kGroups; ++g) x[g] = load(scores.of(g, e));
+            const PairSoftmax<kGroups> pair(x, factor_, hidden);
             for (int g = 0; g < kGroups; ++g) store(scores.of(g, e), x[g]);
             if (job_.lse.data) write_log_sums(pair, job_.lse, lse_offset, e, sizes_.entries());
         }
