@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kElementsPerTask = 32768;
 constexpr std::int64_t kTasksPerThread = 8;
 // Outputs beyond this size are written past the caches: they would not be found there.
-constexpr std::int64_t kStreamBytes = 4 << 20;
+constexpr std::int64_t kStreamBytes = 16 << 20;
 constexpr std::int64_t kStreamAlignment = 64;
 // Panels beyond this size make way for the kernel that needs none.
 constexpr std::int64_t kScratchFloats = (3 << 19) / static_cast<std::int64_t>(sizeof(float));
@@ -126,7 +126,8 @@ bool pointwise_attention_forward(const AttentionForward& args, InstructionSet se
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_long_forward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_long_scratch)(job.shape);
     }
-    if (job.shape.rows == 1 && job.shape.entries <= FOURREAL_KERNEL_FOR(set, pointwise_short_entries)()) {
+    const bool in_pairs = job.shape.channels % 2 == 0;
+    if (in_pairs && job.shape.rows == 1 && job.shape.entries <= FOURREAL_KERNEL_FOR(set, pointwise_short_entries)()) {
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_short_forward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_short_scratch)(job.shape);
     }

@@ -1,9 +1,10 @@
-// Single groups of so few entries that all scores of a query take half a vector. One position at a time, and nothing is
-// transposed: with so little to compute it keeps more of the memory's bandwidth than positions in lanes do.
+// Single groups of few entries, one position at a time, with keys in lanes: each number of the inputs is read once, and only
+// keys are transposed, in pairs of channels. Takes even numbers of channels.
 #pragma once
 
 #include "kernels/pointwise_job.hpp"
 
+// The most entries.
 FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_short_entries, ())
 FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_short_scratch, (const PointwiseShape& shape))
 FOURREAL_DECLARE_KERNEL(void, pointwise_short_forward,

@@ -8,11 +8,12 @@
 namespace fourreal::cpu::FOURREAL_SIMD {
 
 constexpr float kLn2 = 0.693147180559945309f;
+// Weights are at least 2^-100 of the largest: no sum tells that from 0, and numbers near the smallest are very slow.
+constexpr float kSmallestExponent = -100.0f;
 
-// 2^(score * factor - largest), 0 far below: -infinity gives 0 and NaN stays NaN.
+// 2^(score * factor - largest), 2^-100 for anything below that; NaN stays NaN.
 FOURREAL_ALWAYS_INLINE Vec weight(Vec score, Vec factor, Vec largest) {
-    const Vec smallest_exponent = broadcast(-200.0f);
-    return exp2(max(smallest_exponent, fmadd(score, factor, zero() - largest)));
+    return exp2(max(broadcast(kSmallestExponent), fmadd(score, factor, zero() - largest)));
 }
 
 // ln x for normal x > 0, error below 1e-7; NaN stays NaN.

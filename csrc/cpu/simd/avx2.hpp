@@ -83,6 +83,7 @@ FOURREAL_ALWAYS_INLINE void stream_fence() { _mm_sfence(); }
 FOURREAL_ALWAYS_INLINE Vec fmadd(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 FOURREAL_ALWAYS_INLINE Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 FOURREAL_ALWAYS_INLINE Vec sqrt(Vec a) { return _mm256_sqrt_ps(a); }
+FOURREAL_ALWAYS_INLINE Vec reciprocal(Vec x) { return _mm256_div_ps(broadcast(1.0f), x); }
 FOURREAL_ALWAYS_INLINE bool any_greater(Vec a, Vec b) {
     return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
 }
@@ -129,11 +130,36 @@ FOURREAL_ALWAYS_INLINE Vec combine_halves(Vec x, Op op) {
     return op(x, _mm256_permute_ps(x, 0x4e));
 }
 
-// Lane i is the sum of the lanes of x[i].
-FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
-    const Vec low = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
-    const Vec high = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
-    return _mm256_permute2f128_ps(low, high, 0x20) + _mm256_permute2f128_ps(low, high, 0x31);
+FOURREAL_ALWAYS_INLINE void store_halves(float* low, float* high, Vec x) {
+    _mm_storeu_ps(low, _mm256_castps256_ps128(x));
+    _mm_storeu_ps(high, _mm256_extractf128_ps(x, 1));
+}
+
+// (from[0], from[1], from[0], from[1], ...)
+FOURREAL_ALWAYS_INLINE Vec broadcast_pair(const float* from) {
+    double pair;
+    std::memcpy(&pair, from, sizeof(pair));
+    return _mm256_castpd_ps(_mm256_set1_pd(pair));
+}
+// Sums of the pairs of lanes of a in the first half, of b in the second.
+FOURREAL_ALWAYS_INLINE Vec add_pairs(Vec a, Vec b) {
+    const __m256d sums = _mm256_castps_pd(_mm256_hadd_ps(a, b));
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(sums, 0xd8));
+}
+// Rows of pairs of lanes become columns.
+FOURREAL_ALWAYS_INLINE void transpose_pairs(Vec (&rows)[kWidth / 2]) {
+    __m256d t[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i += 2) {
+        const __m256d a = _mm256_castps_pd(rows[i]), b = _mm256_castps_pd(rows[i + 1]);
+        t[i] = _mm256_unpacklo_pd(a, b);
+        t[i + 1] = _mm256_unpackhi_pd(a, b);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+        rows[i] = _mm256_castpd_ps(_mm256_permute2f128_pd(t[i], t[i + 2], 0x20));
+        rows[i + 2] = _mm256_castpd_ps(_mm256_permute2f128_pd(t[i], t[i + 2], 0x31));
+    }
 }
 
 // Unrolled, so that the rows stay in registers.

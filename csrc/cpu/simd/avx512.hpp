@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "fourreal/dtype.hpp"
 #include "fourreal/instruction_set.hpp"
@@ -77,6 +78,11 @@ FOURREAL_ALWAYS_INLINE void stream_fence() { _mm_sfence(); }
 FOURREAL_ALWAYS_INLINE Vec fmadd(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 FOURREAL_ALWAYS_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 FOURREAL_ALWAYS_INLINE Vec sqrt(Vec a) { return _mm512_sqrt_ps(a); }
+// 1 / x for normal x, within a unit in the last place: a division takes as long as 16 multiplications.
+FOURREAL_ALWAYS_INLINE Vec reciprocal(Vec x) {
+    const Vec estimate = _mm512_rcp14_ps(x);
+    return _mm512_fmadd_ps(estimate, _mm512_fnmadd_ps(x, estimate, _mm512_set1_ps(1.0f)), estimate);
+}
 FOURREAL_ALWAYS_INLINE bool any_greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 // `a` in the first `count` lanes, `b` in the others.
 FOURREAL_ALWAYS_INLINE Vec select_first(int count, Vec a, Vec b) {
@@ -119,19 +125,45 @@ FOURREAL_ALWAYS_INLINE Vec combine_halves(Vec x, Op op) {
     x = op(x, _mm512_permute_ps(x, 0x4e));
     return op(x, _mm512_shuffle_f32x4(x, x, 0xb1));
 }
+FOURREAL_ALWAYS_INLINE void store_halves(float* low, float* high, Vec x) {
+    _mm256_storeu_ps(low, _mm512_castps512_ps256(x));
+    _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x, 1));
+}
 
-// Lane i is the sum of the lanes of x[i].
-FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
-    Vec pairs[8], quads[4];
-#pragma GCC unroll 16
-    for (int i = 0; i < 8; ++i)
-        pairs[i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]) + _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
-#pragma GCC unroll 16
-    for (int i = 0; i < 4; ++i)
-        quads[i] = low_pairs(pairs[2 * i], pairs[2 * i + 1]) + high_pairs(pairs[2 * i], pairs[2 * i + 1]);
-    const Vec low = _mm512_shuffle_f32x4(quads[0], quads[1], 0x88) + _mm512_shuffle_f32x4(quads[0], quads[1], 0xdd);
-    const Vec high = _mm512_shuffle_f32x4(quads[2], quads[3], 0x88) + _mm512_shuffle_f32x4(quads[2], quads[3], 0xdd);
-    return _mm512_shuffle_f32x4(low, high, 0x88) + _mm512_shuffle_f32x4(low, high, 0xdd);
+// (from[0], from[1], from[0], from[1], ...)
+FOURREAL_ALWAYS_INLINE Vec broadcast_pair(const float* from) {
+    double pair;
+    std::memcpy(&pair, from, sizeof(pair));
+    return _mm512_castpd_ps(_mm512_set1_pd(pair));
+}
+// Sums of the pairs of lanes of a in the first half, of b in the second.
+FOURREAL_ALWAYS_INLINE Vec add_pairs(Vec a, Vec b) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, even, b) + _mm512_permutex2var_ps(a, odd, b);
+}
+// Rows of pairs of lanes become columns.
+FOURREAL_ALWAYS_INLINE void transpose_pairs(Vec (&rows)[kWidth / 2]) {
+    Vec t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = low_pairs(rows[i], rows[i + 1]);
+        t[i + 1] = high_pairs(rows[i], rows[i + 1]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 2; ++i) {
+        rows[i] = _mm512_shuffle_f32x4(t[i], t[i + 2], 0x88);
+        rows[i + 2] = _mm512_shuffle_f32x4(t[i], t[i + 2], 0xdd);
+        rows[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 6], 0x88);
+        rows[i + 6] = _mm512_shuffle_f32x4(t[i + 4], t[i + 6], 0xdd);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xdd);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) rows[i] = t[i];
 }
 
 // Unrolled, so that the rows stay in registers.

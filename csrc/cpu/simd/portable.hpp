@@ -57,6 +57,7 @@ FOURREAL_ALWAYS_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 FOURREAL_ALWAYS_INLINE Vec sqrt(Vec a) {
     return Vec{std::sqrt(a[0]), std::sqrt(a[1]), std::sqrt(a[2]), std::sqrt(a[3])};
 }
+FOURREAL_ALWAYS_INLINE Vec reciprocal(Vec x) { return 1.0f / x; }
 FOURREAL_ALWAYS_INLINE bool any_greater(Vec a, Vec b) {
     const Integers greater = a > b;
     return (greater[0] | greater[1] | greater[2] | greater[3]) != 0;
@@ -105,9 +106,19 @@ FOURREAL_ALWAYS_INLINE Vec combine_halves(Vec x, Op op) {
     return op(x, swap_pairs(x));
 }
 
-// Lane i is the sum of the lanes of x[i].
-FOURREAL_ALWAYS_INLINE Vec sum_lanes(const Vec (&x)[kWidth]) {
-    return Vec{reduce_add(x[0]), reduce_add(x[1]), reduce_add(x[2]), reduce_add(x[3])};
+FOURREAL_ALWAYS_INLINE void store_halves(float* low, float* high, Vec x) {
+    for (int lane = 0; lane < 2; ++lane) low[lane] = x[lane], high[lane] = x[2 + lane];
+}
+
+// (from[0], from[1], from[0], from[1])
+FOURREAL_ALWAYS_INLINE Vec broadcast_pair(const float* from) { return Vec{from[0], from[1], from[0], from[1]}; }
+// Sums of the pairs of lanes of a in the first half, of b in the second.
+FOURREAL_ALWAYS_INLINE Vec add_pairs(Vec a, Vec b) { return Vec{a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]}; }
+// Rows of pairs of lanes become columns.
+FOURREAL_ALWAYS_INLINE void transpose_pairs(Vec (&rows)[kWidth / 2]) {
+    const Vec a = rows[0], b = rows[1];
+    rows[0] = Vec{a[0], a[1], b[0], b[1]};
+    rows[1] = Vec{a[2], a[3], b[2], b[3]};
 }
 
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {

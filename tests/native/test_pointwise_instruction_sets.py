@@ -1,0 +1,76 @@
+"""Pointwise attention by the compiled CPU kernels, called directly, for each instruction set."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attention_cases import dense_attention, dense_in_fp64, random_qkv
+from fourreal_kernels import native
+from op_numerics import assert_close_as_pytorch, dtype_name
+
+library = native.cpu_library()
+pytestmark = pytest.mark.skipif(library is None, reason=native.why_missing("cpu"))
+
+INSTRUCTION_SETS = library.usable_instruction_sets() if library else []
+# Those whose multiply-adds round once; the portable kernels round large scores before they take the largest off.
+FUSED = [name for name in INSTRUCTION_SETS if name != "portable"]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Around the sizes of groups of keys (2, 4 and 8), of tiles of queries, and past the longest short sequence.
+ENTRIES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 21, 24, 25, 31, 32, 33)
+CHANNELS = (2, 7, 8, 16, 24, 40, 64, 72, 128)
+
+
+def forward(q, k, v, axes, instruction_set, keep_lse=True):
+    """``(out, lse)`` in poisoned memory."""
+    out = torch.full_like(q, float("nan"))
+    lse = torch.full(q.shape[:-1], float("nan")) if keep_lse else None
+    tensors = q, k, v, out, lse
+    library.axis_attention_forward(dtype_name(q.dtype), q.shape, axes, q.shape[-1] ** -0.5, tensors,
+                                   instruction_set=instruction_set)
+    return out, lse
+
+
+def check(shape, axes, dtype, instruction_set):
+    check_tensors(*random_qkv(*shape, dtype=dtype), axes, instruction_set)
+
+
+def check_tensors(q, k, v, axes, instruction_set):
+    out, lse = forward(q, k, v, axes, instruction_set)
+    expected, expected_lse = dense_in_fp64(q, k, v, axes, None)
+    plain, plain_lse = dense_attention(q, k, v, axes, None)
+    assert_close_as_pytorch(out, expected, plain)
+    assert_close_as_pytorch(lse, expected_lse, plain_lse.float())
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("entries", ENTRIES)
+def test_every_number_of_entries(entries, dtype, instruction_set):
+    check((1, entries, 2, 3, 2, 24), "v", dtype, instruction_set)
+    check((2, 1, entries, 1, 3, 64), "t", dtype, instruction_set)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("views, times", [(8, 3), (3, 5), (16, 2), (4, 4)])
+def test_every_head_dim(views, times, channels, instruction_set):
+    for axes in ("v", "t", "vt"):
+        check((1, views, times, 2, 2, channels), axes, torch.float32, instruction_set)
+
+
+@pytest.mark.parametrize("instruction_set", FUSED)
+@pytest.mark.parametrize("entries", (5, 8, 16, 21))
+def test_scores_far_apart(entries, instruction_set):
+    """Weights that no float tells from 0 beside those that are nearly 1; whole numbers, whose products are exact."""
+    q, k, v = random_qkv(1, entries, 2, 4, 2, 64)
+    check_tensors((20 * q).round(), (20 * k).round(), v, "v", instruction_set)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("entries", (7, 8, 16, 21))
+def test_the_log_sum_exp_changes_nothing(entries, instruction_set):
+    q, k, v = random_qkv(1, entries, 3, 5, 2, 64)
+    with_lse, _ = forward(q, k, v, "v", instruction_set)
+    without, _ = forward(q, k, v, "v", instruction_set, keep_lse=False)
+    assert torch.equal(with_lse, without)
