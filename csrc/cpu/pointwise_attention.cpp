@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kElementsPerTask = 32768;
 constexpr std::int64_t kTasksPerThread = 8;
 // Outputs beyond this size are written past the caches: they would not be found there.
-constexpr std::int64_t kStreamBytes = 16 << 20;
+constexpr std::int64_t kStreamBytes = 4 << 20;
 constexpr std::int64_t kStreamAlignment = 64;
 // Panels beyond this size make way for the kernel that needs none.
 constexpr std::int64_t kScratchFloats = (3 << 19) / static_cast<std::int64_t>(sizeof(float));
@@ -90,6 +90,11 @@ bool streams(const AttentionOutput& out, const AttentionShape& shape) {
     return aligned && total >= kStreamBytes;
 }
 
+// Whether the kernels of short sequences take it.
+bool is_short(const PointwiseShape& shape, InstructionSet set) {
+    return shape.rows == 1 && shape.channels % 2 == 0 && shape.entries <= FOURREAL_KERNEL_FOR(set, pointwise_short_entries)();
+}
+
 // Calls kernel(job, first, last, scratch) until all positions are done. False if there is no memory.
 template <typename Job, typename Kernel>
 bool for_positions(const Job& job, Kernel kernel, std::int64_t scratch_floats) {
@@ -126,8 +131,7 @@ bool pointwise_attention_forward(const AttentionForward& args, InstructionSet se
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_long_forward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_long_scratch)(job.shape);
     }
-    const bool in_pairs = job.shape.channels % 2 == 0;
-    if (in_pairs && job.shape.rows == 1 && job.shape.entries <= FOURREAL_KERNEL_FOR(set, pointwise_short_entries)()) {
+    if (is_short(job.shape, set)) {
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_short_forward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_short_scratch)(job.shape);
     }
@@ -149,6 +153,10 @@ bool pointwise_attention_backward(const AttentionBackward& args, InstructionSet 
     if (scratch > kScratchFloats) {
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_long_backward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_long_scratch)(job.shape);
+    }
+    if (is_short(job.shape, set)) {
+        kernel = FOURREAL_KERNEL_FOR(set, pointwise_short_backward);
+        scratch = FOURREAL_KERNEL_FOR(set, pointwise_short_backward_scratch)(job.shape);
     }
     return for_positions(job, kernel, scratch);
 }

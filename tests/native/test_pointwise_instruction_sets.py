@@ -59,6 +59,38 @@ def test_every_head_dim(views, times, channels, instruction_set):
         check((1, views, times, 2, 2, channels), axes, torch.float32, instruction_set)
 
 
+def check_gradients(shape, axes, dtype, instruction_set):
+    q, k, v = random_qkv(*shape, dtype=dtype)
+    grad_out, grad_lse = random_qkv(*shape, dtype=dtype)[0], torch.randn(shape[:-1])
+    out, lse = forward(q, k, v, axes, instruction_set)
+    results = [torch.full_like(q, float("nan")) for _ in range(3)]
+    tensors = grad_out, grad_lse, q, k, v, out, lse, *results
+    library.axis_attention_backward(dtype_name(dtype), q.shape, axes, shape[-1] ** -0.5, tensors,
+                                    instruction_set=instruction_set)
+    exact = [x.double().requires_grad_() for x in (q, k, v)]
+    expected = torch.autograd.grad(dense_in_fp64(*exact, axes), exact, (grad_out.double(), grad_lse.double()))
+    plain = [x.clone().requires_grad_() for x in (q, k, v)]
+    out, lse = dense_attention(*plain, axes)
+    same_dtype = torch.autograd.grad((out, lse), plain, (grad_out, grad_lse.to(lse.dtype)))
+    for result, reference, pytorch in zip(results, expected, same_dtype, strict=True):
+        assert_close_as_pytorch(result, reference, pytorch)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("entries", ENTRIES)
+def test_gradients_of_every_number_of_entries(entries, dtype, instruction_set):
+    check_gradients((1, entries, 2, 3, 2, 40), "v", dtype, instruction_set)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("views, times", [(8, 3), (3, 5)])
+def test_gradients_of_every_head_dim(views, times, channels, instruction_set):
+    for axes in ("v", "t", "vt"):
+        check_gradients((1, views, times, 2, 2, channels), axes, torch.float32, instruction_set)
+
+
 @pytest.mark.parametrize("instruction_set", FUSED)
 @pytest.mark.parametrize("entries", (5, 8, 16, 21))
 def test_scores_far_apart(entries, instruction_set):

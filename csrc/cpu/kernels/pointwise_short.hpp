@@ -9,3 +9,7 @@ FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_short_entries, ())
 FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_short_scratch, (const PointwiseShape& shape))
 FOURREAL_DECLARE_KERNEL(void, pointwise_short_forward,
                         (const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch))
+// out and lse are not read.
+FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_short_backward_scratch, (const PointwiseShape& shape))
+FOURREAL_DECLARE_KERNEL(void, pointwise_short_backward,
+                        (const PointwiseBackward& job, std::int64_t first, std::int64_t last, float* scratch))
