@@ -95,6 +95,11 @@ bool is_short(const PointwiseShape& shape, InstructionSet set) {
     return shape.rows == 1 && shape.channels % 2 == 0 && shape.entries <= FOURREAL_KERNEL_FOR(set, pointwise_short_entries)();
 }
 
+bool is_short_union(const PointwiseShape& shape, InstructionSet set) {
+    const std::int64_t most = FOURREAL_KERNEL_FOR(set, pointwise_short_union_entries)();
+    return shape.rows > 1 && shape.channels % 2 == 0 && shape.rows <= most && shape.columns() <= most;
+}
+
 // Calls kernel(job, first, last, scratch) until all positions are done. False if there is no memory.
 template <typename Job, typename Kernel>
 bool for_positions(const Job& job, Kernel kernel, std::int64_t scratch_floats) {
@@ -134,6 +139,10 @@ bool pointwise_attention_forward(const AttentionForward& args, InstructionSet se
     if (is_short(job.shape, set)) {
         kernel = FOURREAL_KERNEL_FOR(set, pointwise_short_forward);
         scratch = FOURREAL_KERNEL_FOR(set, pointwise_short_scratch)(job.shape);
+    }
+    if (is_short_union(job.shape, set)) {
+        kernel = FOURREAL_KERNEL_FOR(set, pointwise_short_union_forward);
+        scratch = FOURREAL_KERNEL_FOR(set, pointwise_short_union_scratch)(job.shape);
     }
     return for_positions(job, kernel, scratch);
 }

@@ -18,6 +18,7 @@ FUSED = [name for name in INSTRUCTION_SETS if name != "portable"]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Around the sizes of groups of keys (2, 4 and 8), of tiles of queries, and past the longest short sequence.
 ENTRIES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 21, 24, 25, 31, 32, 33)
+UNIONS = ((8, 8), (2, 3), (3, 2), (5, 7), (7, 5), (9, 4), (4, 9), (16, 3), (15, 16), (17, 2), (2, 17))
 CHANNELS = (2, 7, 8, 16, 24, 40, 64, 72, 128)
 
 
@@ -57,6 +58,14 @@ def test_every_number_of_entries(entries, dtype, instruction_set):
 def test_every_head_dim(views, times, channels, instruction_set):
     for axes in ("v", "t", "vt"):
         check((1, views, times, 2, 2, channels), axes, torch.float32, instruction_set)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("views, times", UNIONS)
+def test_union(views, times, dtype, instruction_set):
+    for channels in (24, 64):
+        check((2, views, times, 1, 3, channels), "v|t", dtype, instruction_set)
 
 
 def check_gradients(shape, axes, dtype, instruction_set):

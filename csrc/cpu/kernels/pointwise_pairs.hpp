@@ -147,25 +147,26 @@ struct Sum {
     FOURREAL_ALWAYS_INLINE Vec operator()(Vec a, Vec b) const { return a + b; }
 };
 
-// -infinity in the lanes of a group that hold no key of their own, 0 in the others.
+// For each group, a vector with -infinity in the lanes that hold no key of their own, 0 in the others.
 inline void hide_missing(std::int64_t keys, int groups, float* hidden) {
-    for (int lane = 0; lane < kWidth; ++lane)
-        hidden[lane] = (groups - 1) * kGroupKeys + lane % kGroupKeys < keys ? 0.0f : -__builtin_inff();
+    for (int g = 0; g < groups; ++g)
+        for (int lane = 0; lane < kWidth; ++lane)
+            *hidden++ = g * kGroupKeys + lane % kGroupKeys < keys ? 0.0f : -__builtin_inff();
 }
 
-// Two entries side by side: products become probabilities. `factor` takes them to scores in powers of two, `hidden` is added
-// to those of the last group.
+// Two entries side by side: products become probabilities. `factor` takes them to scores in powers of two, to which `hidden` is
+// added.
 template <int kGroups>
 struct PairSoftmax {
     Vec largest, sums;
 
-    FOURREAL_ALWAYS_INLINE PairSoftmax(Vec (&products)[kGroups], Vec factor, Vec hidden) {
-        largest = fmadd(products[kGroups - 1], factor, hidden);
-        for (int g = 0; g + 1 < kGroups; ++g) largest = max(largest, products[g] * factor);
+    FOURREAL_ALWAYS_INLINE PairSoftmax(Vec (&products)[kGroups], Vec factor, const Vec (&hidden)[kGroups]) {
+        largest = fmadd(products[0], factor, hidden[0]);
+        for (int g = 1; g < kGroups; ++g) largest = max(largest, fmadd(products[g], factor, hidden[g]));
         largest = combine_halves(largest, Maximum());
         for (int g = 0; g < kGroups; ++g) {
             // In one rounding: large scores differ from the largest by less than their own error.
-            const Vec score = fmadd(products[g], factor, (g + 1 < kGroups ? zero() : hidden) - largest);
+            const Vec score = fmadd(products[g], factor, hidden[g] - largest);
             products[g] = exp2(max(broadcast(kSmallestExponent), score));
             sums = g == 0 ? products[0] : sums + products[g];
         }

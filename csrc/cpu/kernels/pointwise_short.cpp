@@ -15,7 +15,7 @@ struct Buffers {
         const int groups = groups_of(shape.entries);
         packed = scratch.take(packed_floats(shape.channels, groups));
         queries = scratch.take(widened_floats(shape));
-        hidden = scratch.take(kWidth);
+        hidden = scratch.take(groups * kWidth);
         scores.group_size = Scores::size_of_group(shape.entries);
         scores.at = scratch.take(groups * scores.group_size);
     }
@@ -52,7 +52,8 @@ private:
 
     FOURREAL_ALWAYS_INLINE void softmax(std::int64_t lse_offset) {
         const Scores& scores = buffers_.scores;
-        const Vec hidden = load(buffers_.hidden);
+        Vec hidden[kGroups];
+        for (int g = 0; g < kGroups; ++g) hidden[g] = load(buffers_.hidden + g * kWidth);
         for (std::int64_t e = 0; e < sizes_.entries(); e += 2) {
             Vec x[kGroups];
             for (int g = 0; g < kGroups; ++g) x[g] = load(scores.of(g, e));

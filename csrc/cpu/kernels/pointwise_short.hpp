@@ -13,3 +13,9 @@ FOURREAL_DECLARE_KERNEL(void, pointwise_short_forward,
 FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_short_backward_scratch, (const PointwiseShape& shape))
 FOURREAL_DECLARE_KERNEL(void, pointwise_short_backward,
                         (const PointwiseBackward& job, std::int64_t first, std::int64_t last, float* scratch))
+
+// Unions whose rows and columns are short.
+FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_short_union_entries, ())
+FOURREAL_DECLARE_KERNEL(std::int64_t, pointwise_short_union_scratch, (const PointwiseShape& shape))
+FOURREAL_DECLARE_KERNEL(void, pointwise_short_union_forward,
+                        (const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch))

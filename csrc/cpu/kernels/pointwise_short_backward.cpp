@@ -16,7 +16,7 @@ struct Buffers {
         const int groups = groups_of(shape.entries);
         packed = scratch.take(packed_floats(shape.channels, groups));
         for (float** widened : {&queries, &grads}) *widened = scratch.take(widened_floats(shape));
-        hidden = scratch.take(kWidth);
+        hidden = scratch.take(groups * kWidth);
         for (Scores* scores : {&probabilities, &score_grads}) {
             scores->group_size = Scores::size_of_group(shape.entries);
             scores->at = scratch.take(groups * scores->group_size);
@@ -63,7 +63,9 @@ private:
 
     // Products become probabilities, and their gradients those of the products q . k.
     FOURREAL_ALWAYS_INLINE void differentiate(std::int64_t grad_lse_offset) const {
-        const Vec hidden = load(buffers_.hidden), scale = broadcast(job_.shape.scale);
+        const Vec scale = broadcast(job_.shape.scale);
+        Vec hidden[kGroups];
+        for (int g = 0; g < kGroups; ++g) hidden[g] = load(buffers_.hidden + g * kWidth);
         for (std::int64_t e = 0; e < sizes_.entries(); e += 2) {
             Vec p[kGroups], grad[kGroups];
             for (int g = 0; g < kGroups; ++g) p[g] = load(buffers_.probabilities.of(g, e));
