@@ -87,8 +87,9 @@ def test_interrupt_ends_the_rendering_too(recipe, tmp_path):
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
     )
     try:
+        # Not before: Python loses an interrupt that comes in a callback of its import machinery.
         deadline = time.monotonic() + 240
-        while not (out / "recipe.json").is_file():
+        while not ((out / "log.jsonl").is_file() and log_of(out)):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)

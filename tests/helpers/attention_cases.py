@@ -43,6 +43,18 @@ def dense_attention(
     return out.reshape(q.shape), torch.logsumexp(scores, dim=-1).reshape(q.shape[:5])
 
 
+def gathered_attention(
+    q: Tensor, k: Tensor, v: Tensor, axes: str, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same with a product for each query: with the keys that it sees and no others."""
+    queries, *pairs = (x.flatten(1, 3) for x in (q, k, v))
+    seen = allowed_pairs(axes, *q.shape[1:4]).nonzero()[:, 1].view(queries.shape[1], -1)
+    keys, values = (x[:, seen].transpose(2, 3) for x in pairs)
+    scores = queries.unsqueeze(3) @ keys.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    out = torch.softmax(scores, dim=-1) @ values
+    return out.reshape(q.shape), torch.logsumexp(scores, dim=-1).reshape(q.shape[:5])
+
+
 def dense_in_fp64(q: Tensor, k: Tensor, v: Tensor, axes: str, scale: float | None = None) -> tuple[Tensor, Tensor]:
     return dense_attention(q.double(), k.double(), v.double(), axes, scale)
 

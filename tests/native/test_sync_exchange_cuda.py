@@ -24,7 +24,13 @@ from exchange_formula import (
 from fourreal_kernels import explain, sync_exchange, sync_exchange_
 from fourreal_kernels.ops.sync_exchange import cuda, cuda_channel, cuda_dense, gpu_chunks
 from one_thread import single_threaded  # noqa: F401
-from op_numerics import LOW_PRECISION, assert_close_as_pytorch, bitwise_equal, dtype_name
+from op_numerics import (
+    LOW_PRECISION,
+    assert_all_close_as_pytorch,
+    assert_close_as_pytorch,
+    bitwise_equal,
+    dtype_name,
+)
 
 SHAPES = [(1, 1, 1, 1, 1), (2, 1, 4, 7, 17), (1, 2, 1, 65, 64), (2, 3, 2, 1, 40), (1, 1, 1, 100, 128), (3, 8),
           (2, 5, 3), (2, 2, 3, 2, 2, 5)]
@@ -186,13 +192,17 @@ def gradients(function, arguments, keywords, grads, dtype, **extra):
     return torch.autograd.grad(function(*tensors, **named, **extra), leaves, [g.to(dtype) for g in grads])
 
 
-def check_gradients(shape, kind, form, dtype, options=OPTIONS):
+def gradients_of_all(shape, kind, form, dtype, options=OPTIONS):
+    """By the kernels, exact, and by plain PyTorch."""
     arguments, keywords = exchange_arguments(shape, kind, form, options, dtype)
     grads = [torch.randn(shape).to(dtype) for _ in range(2)]
     exact = gradients(plain_exchange, arguments, keywords, grads, torch.float64)
     plain = gradients(plain_exchange, arguments, keywords, grads, dtype)
-    results = gradients(sync_exchange, arguments, keywords, grads, dtype, backend="cuda")
-    for actual, wanted, eager in zip(results, exact, plain, strict=True):
+    return gradients(sync_exchange, arguments, keywords, grads, dtype, backend="cuda"), exact, plain
+
+
+def check_gradients(*of):
+    for actual, wanted, eager in zip(*gradients_of_all(*of), strict=True):
         assert_close_as_pytorch(actual, wanted, eager)
 
 
@@ -220,7 +230,7 @@ def test_gradients_from_many_blocks(kind, channels, monkeypatch):
     arguments, keywords = exchange_arguments(shape, kind, "per channel")
     grads = [torch.randn(shape) for _ in range(2)]
     if channels <= 300:
-        check_gradients(shape, kind, "per channel", torch.float32)
+        assert_all_close_as_pytorch(*gradients_of_all(shape, kind, "per channel", torch.float32))
     first, again = (
         gradients(sync_exchange, arguments, keywords, grads, torch.float32, backend="cuda") for _ in range(2)
     )

@@ -213,8 +213,9 @@ def test_gradcheck(backend, kind, form, options):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_in_low_precision(backend, kind, form, dtype):
-    arguments, keywords = exchange_norm_arguments((2, 2, 3, 5, 8), kind, form, dtype=dtype)
-    grads = [torch.randn(2, 2, 3, 5, 8).to(dtype) for _ in range(4)]
+    shape = (2, 2, 3, 5, 32)  # of fewer channels some row has a tiny variance, and its chance error decides
+    arguments, keywords = exchange_norm_arguments(shape, kind, form, dtype=dtype)
+    grads = [torch.randn(shape).to(dtype) for _ in range(4)]
 
     def gradients(function, to_dtype, **extra):
         leaves, call = leaves_of(*cast(arguments, keywords, to_dtype))
