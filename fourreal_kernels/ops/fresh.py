@@ -52,6 +52,11 @@ def empty_like(x: Tensor) -> Tensor:
     return _with_huge_pages(torch.empty_like(x)) if recycled is None else recycled
 
 
+def strides_like(x: Tensor) -> tuple[int, ...]:
+    """The strides of ``torch.empty_like(x)``."""
+    return x.stride() if x.is_contiguous() else torch.empty_like(x, device="meta").stride()
+
+
 def release_kept_memory() -> int:
     """Give the memory of freed results that is kept on the CPU back to the system, as ``torch.cuda.empty_cache`` does.
 
@@ -80,8 +85,7 @@ def _recycled_like(x: Tensor) -> Tensor | None:
     library = _recycling_library()
     if library is None:
         return None
-    strides = x.stride() if x.is_contiguous() else torch.empty_like(x, device="meta").stride()
-    capsule = library.recycled_tensor(x.shape, strides, _DTYPES[x.dtype])
+    capsule = library.recycled_tensor(x.shape, strides_like(x), _DTYPES[x.dtype])
     return None if capsule is None else from_dlpack(capsule)
 
 

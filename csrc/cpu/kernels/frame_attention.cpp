@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "kernels/panels.hpp"
-#include "kernels/pointwise_softmax.hpp"
 #include "kernels/rows.hpp"
 #include "simd/tiles.hpp"
 

@@ -108,9 +108,8 @@ FOURREAL_ALWAYS_INLINE void add_family(Mixed<kColumns>& mixed, const Scores& sco
 // Sums for the keys of group g over all queries of their family.
 template <int kColumns, typename T>
 FOURREAL_ALWAYS_INLINE void add_transposed(Mixed<kColumns>& mixed, const Scores& scores, const T* const* rows,
-                                           const Members& members, int g, const Columns& columns,
-                                           std::int64_t ahead) {
-    mixed.add(Weights{scores.of(g, members.first), 1, members.step * kGroupKeys}, rows, members, columns, ahead);
+                                           const Members& members, int g, const Columns& columns) {
+    mixed.add(Weights{scores.of(g, members.first), 1, members.step * kGroupKeys}, rows, members, columns, 0);
 }
 
 }  // namespace fourreal::cpu::FOURREAL_SIMD

@@ -52,7 +52,7 @@ FOURREAL_ALWAYS_INLINE void fetch(const T* line) {
 }
 
 // Packed keys: for each pair of channels, a vector of each group. A group that is not full repeats the last key. The rows of
-// the next position lie `ahead` numbers further.
+// the next position lie `ahead` numbers further; 0 asks for none.
 template <int kGroups, typename T>
 FOURREAL_ALWAYS_INLINE void pack_keys(const T* const* rows, const Members& members, std::int64_t channels,
                                       std::int64_t ahead, float* packed) {
@@ -63,10 +63,8 @@ FOURREAL_ALWAYS_INLINE void pack_keys(const T* const* rows, const Members& membe
         for (std::int64_t c = 0; c < channels; c += kWidth) {
             Vec square[kGroupKeys];
 #pragma GCC unroll 8
-            for (int j = 0; j < kGroupKeys; ++j) {
-                square[j] = load_channels(keys[j], c, channels);
-                fetch(keys[j] + ahead + c);
-            }
+            for (int j = 0; j < kGroupKeys; ++j) square[j] = load_channels(keys[j], c, channels);
+            for (int j = 0; ahead != 0 && j < kGroupKeys; ++j) fetch(keys[j] + ahead + c);
             transpose_pairs(square);
 #pragma GCC unroll 8
             for (int j = 0; j < kGroupKeys; ++j, to += kGroups * kWidth) store(to, square[j]);
@@ -95,7 +93,7 @@ __attribute__((noinline)) void multiply_keys(const float* keys, const float* con
         for (int g = 0; g < kGroups; ++g) sums[r][g] = query * load(keys + g * kWidth);
     }
     for (std::int64_t c = 2; c < channels;) {
-        for (int r = 0; r < kRows; ++r) fetch(rows[r] + ahead + c);
+        for (int r = 0; ahead != 0 && r < kRows; ++r) fetch(rows[r] + ahead + c);
         const std::int64_t end = channels < c + kWidth ? channels : c + kWidth;
 #pragma GCC unroll 2
         for (; c < end; c += 2) {

@@ -24,44 +24,31 @@ struct Buffers {
 template <typename T, typename Sizes>
 class ShortForward {
     static constexpr int kGroups = Sizes::kGroups;
-    enum Tensor { kQ, kK, kV, kOut, kLse };
 
 public:
     ShortForward(const PointwiseForward& job, Scratch scratch)
-        : job_(job), sizes_(job.shape), buffers_(job.shape, scratch), factor_(broadcast(job.shape.scale * kLog2E)) {
+        : job_(job), sizes_(job.shape), buffers_(job.shape, scratch) {
         hide_missing(job.shape.entries, kGroups, buffers_.hidden);
     }
 
-    void operator()(const PositionOffsets<5>& now, const PositionOffsets<5>& ahead) {
+    void operator()(const ForwardOffsets& now, const ForwardOffsets& ahead) {
         const std::int64_t entries = sizes_.entries(), channels = sizes_.channels();
-        k_.point_at(job_.k, now.at[kK], entries);
-        pack_keys<kGroups>(k_.at, all(), channels, ahead.at[kK], buffers_.packed);
-        queries_.point_at(job_.q, now.at[kQ], entries, channels, buffers_.queries);
-        write_products<kGroups>(buffers_.packed, queries_.at, all(), channels, ahead.at[kQ], buffers_.scores);
-        softmax(now.at[kLse]);
-        v_.point_at(job_.v, now.at[kV], entries);
-        out_.point_at(job_.out, now.at[kOut], entries);
+        k_.point_at(job_.k, now.at[kForwardK], entries);
+        pack_keys<kGroups>(k_.at, all(), channels, ahead.at[kForwardK], buffers_.packed);
+        queries_.point_at(job_.q, now.at[kForwardQ], entries, channels, ahead.at[kForwardQ], buffers_.queries);
+        write_products<kGroups>(buffers_.packed, queries_.at, all(), channels,
+                                queries_.ahead_in_use(ahead.at[kForwardQ]), buffers_.scores);
+        normalise<kGroups, 0>(job_, entries, buffers_.scores, buffers_.hidden, {}, now.at[kForwardLse]);
+        v_.point_at(job_.v, now.at[kForwardV], entries);
+        out_.point_at(job_.out, now.at[kForwardOut], entries);
         if (job_.shape.stream)
-            write<true>(ahead.at[kV]);
+            write<true>(ahead.at[kForwardV]);
         else
-            write<false>(ahead.at[kV]);
+            write<false>(ahead.at[kForwardV]);
     }
 
 private:
     Members all() const { return {0, 1, sizes_.entries()}; }
-
-    FOURREAL_ALWAYS_INLINE void softmax(std::int64_t lse_offset) {
-        const Scores& scores = buffers_.scores;
-        Vec hidden[kGroups];
-        for (int g = 0; g < kGroups; ++g) hidden[g] = load(buffers_.hidden + g * kWidth);
-        for (std::int64_t e = 0; e < sizes_.entries(); e += 2) {
-            Vec x[kGroups];
-            for (int g = 0; g < kGroups; ++g) x[g] = load(scores.of(g, e));
-            const PairSoftmax<kGroups> pair(x, factor_, hidden);
-            for (int g = 0; g < kGroups; ++g) store(scores.of(g, e), x[g]);
-            if (job_.lse.data) write_log_sums(pair, job_.lse, lse_offset, e, sizes_.entries());
-        }
-    }
 
     template <bool kStream>
     FOURREAL_ALWAYS_INLINE void write(std::int64_t ahead) const {
@@ -77,7 +64,6 @@ private:
     const PointwiseForward& job_;
     const Sizes sizes_;
     const Buffers buffers_;
-    const Vec factor_;
     QueryRows<T, kMostEntries> queries_;
     EntryRows<const T, kMostEntries> k_, v_;
     EntryRows<T, kMostEntries> out_;
@@ -96,9 +82,7 @@ std::int64_t pointwise_short_scratch(const PointwiseShape& shape) {
 void pointwise_short_forward(const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch) {
     with_sizes(job.shape, [&](auto type, auto sizes) {
         ShortForward<decltype(type), decltype(sizes)> forward(job, Scratch(scratch));
-        const std::int64_t* const strides[] = {job.q.position_strides, job.k.position_strides, job.v.position_strides,
-                                               job.out.position_strides, job.lse.position_strides};
-        for_each_position(PositionWalk<5>(job.shape, strides, first, last), forward);
+        for_each_position(forward_walk(job, first, last), forward);
     });
     stream_fence();
 }

@@ -42,12 +42,14 @@ public:
         const std::int64_t entries = sizes_.entries(), channels = sizes_.channels();
         k_.point_at(job_.k, now.at[kK], entries);
         pack_keys<kGroups>(k_.at, all(), channels, ahead.at[kK], buffers_.packed);
-        queries_.point_at(job_.q, now.at[kQ], entries, channels, buffers_.queries);
-        write_products<kGroups>(buffers_.packed, queries_.at, all(), channels, ahead.at[kQ], buffers_.probabilities);
+        queries_.point_at(job_.q, now.at[kQ], entries, channels, ahead.at[kQ], buffers_.queries);
+        write_products<kGroups>(buffers_.packed, queries_.at, all(), channels, queries_.ahead_in_use(ahead.at[kQ]),
+                                buffers_.probabilities);
         v_.point_at(job_.v, now.at[kV], entries);
         pack_keys<kGroups>(v_.at, all(), channels, ahead.at[kV], buffers_.packed);
-        grads_.point_at(job_.grad_out, now.at[kGradOut], entries, channels, buffers_.grads);
-        write_products<kGroups>(buffers_.packed, grads_.at, all(), channels, ahead.at[kGradOut], buffers_.score_grads);
+        grads_.point_at(job_.grad_out, now.at[kGradOut], entries, channels, ahead.at[kGradOut], buffers_.grads);
+        write_products<kGroups>(buffers_.packed, grads_.at, all(), channels, grads_.ahead_in_use(ahead.at[kGradOut]),
+                                buffers_.score_grads);
         differentiate(now.at[kGradLse]);
         dq_.point_at(job_.dq, now.at[kDq], entries);
         dk_.point_at(job_.dk, now.at[kDk], entries);
@@ -101,9 +103,9 @@ private:
                 Mixed<kColumns> dq, dk, dv;
                 add_family<kGroups>(dq, buffers_.score_grads, k_.at, all(), first, columns, 0);
                 dq.template write<kStream>(dq_.at, all(), first, columns);
-                add_transposed(dk, buffers_.score_grads, queries_.at, all(), g, columns, 0);
+                add_transposed(dk, buffers_.score_grads, queries_.at, all(), g, columns);
                 dk.template write<kStream>(dk_.at, all(), first, columns);
-                add_transposed(dv, buffers_.probabilities, grads_.at, all(), g, columns, 0);
+                add_transposed(dv, buffers_.probabilities, grads_.at, all(), g, columns);
                 dv.template write<kStream>(dv_.at, all(), first, columns);
             }
         });

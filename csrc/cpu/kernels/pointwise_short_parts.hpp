@@ -59,42 +59,70 @@ FOURREAL_ALWAYS_INLINE void with_sizes(const PointwiseShape& shape, const Body& 
     });
 }
 
-// Rows of numbers to broadcast: those of the tensor, or a copy in float.
+// Rows of numbers to broadcast: those of the tensor, or a copy in float. The next position's are asked for beside their use,
+// those that are copied beside the copy.
 template <typename T, int kMost>
 struct QueryRows {
     const float* at[kMost];
 
     FOURREAL_ALWAYS_INLINE void point_at(const PointwiseInput& tensor, std::int64_t offset, std::int64_t entries,
-                                         std::int64_t channels, float* widened) {
-        const T* const base = static_cast<const T*>(tensor.data) + offset;
+                                         std::int64_t channels, std::int64_t ahead, float* widened) {
+        EntryRows<const T, kMost> rows;
+        rows.point_at(tensor, offset, entries);
         const std::int64_t stride = (channels + kWidth - 1) / kWidth * kWidth;
         for (std::int64_t e = 0; e < entries; ++e, widened += stride) {
-            for (std::int64_t c = 0; c < channels; c += kWidth)
-                store(widened + c, load_channels(base + tensor.entries[e], c, channels));
+            for (std::int64_t c = 0; c < channels; c += kWidth) {
+                store(widened + c, load_channels(rows.at[e], c, channels));
+                if (ahead != 0) fetch(rows.at[e] + ahead + c);
+            }
             at[e] = widened;
         }
     }
+    static std::int64_t ahead_in_use(std::int64_t) { return 0; }
 };
 template <int kMost>
-struct QueryRows<float, kMost> {
-    const float* at[kMost];
-
+struct QueryRows<float, kMost> : EntryRows<const float, kMost> {
     FOURREAL_ALWAYS_INLINE void point_at(const PointwiseInput& tensor, std::int64_t offset, std::int64_t entries,
-                                         std::int64_t, float*) {
-        const float* const base = static_cast<const float*>(tensor.data) + offset;
-        for (std::int64_t e = 0; e < entries; ++e) at[e] = base + tensor.entries[e];
+                                         std::int64_t, std::int64_t, float*) {
+        EntryRows<const float, kMost>::point_at(tensor, offset, entries);
     }
+    static std::int64_t ahead_in_use(std::int64_t ahead) { return ahead; }
 };
 inline std::int64_t widened_floats(const PointwiseShape& shape) {
     if (shape.dtype == DType::kFloat32) return 0;
     return shape.entries * ((shape.channels + kWidth - 1) / kWidth * kWidth);
 }
 
-template <int kGroups>
-FOURREAL_ALWAYS_INLINE void write_log_sums(const PairSoftmax<kGroups>& pair, const PointwiseOutput& lse, std::int64_t offset,
-                                           std::int64_t entry, std::int64_t entries) {
-    float* const base = static_cast<float*>(lse.data) + offset;
-    pair.write_log_sums(base + lse.entries[entry], entry + 1 < entries ? base + lse.entries[entry + 1] : nullptr);
+// The tensors of a forward pass, as its walk numbers them.
+enum ForwardTensor { kForwardQ, kForwardK, kForwardV, kForwardOut, kForwardLse, kForwardTensors };
+using ForwardOffsets = PositionOffsets<kForwardTensors>;
+
+inline PositionWalk<kForwardTensors> forward_walk(const PointwiseForward& job, std::int64_t first, std::int64_t last) {
+    const std::int64_t* const strides[] = {job.q.position_strides, job.k.position_strides, job.v.position_strides,
+                                           job.out.position_strides, job.lse.position_strides};
+    return {job.shape, strides, first, last};
+}
+
+// Products of all entries become probabilities: `hidden_in_row` has a vector for each group of rows, `hidden_in_column`, if
+// there are columns, one for each of their groups and pair of entries. `lse_offset` is that of the position.
+template <int kInRow, int kInColumn>
+FOURREAL_ALWAYS_INLINE void normalise(const PointwiseForward& job, std::int64_t entries, const Scores& scores,
+                                      const float* hidden_in_row, const Scores& hidden_in_column,
+                                      std::int64_t lse_offset) {
+    constexpr int kGroups = kInRow + kInColumn;
+    const Vec factor = broadcast(job.shape.scale * kLog2E);
+    Vec hidden[kGroups];
+    for (int g = 0; g < kInRow; ++g) hidden[g] = load(hidden_in_row + g * kWidth);
+    for (std::int64_t e = 0; e < entries; e += 2) {
+        Vec x[kGroups];
+        for (int g = 0; g < kGroups; ++g) x[g] = load(scores.of(g, e));
+        for (int g = kInRow; g < kGroups; ++g) hidden[g] = load(hidden_in_column.of(g - kInRow, e));
+        const PairSoftmax<kGroups> pair(x, factor, hidden);
+        for (int g = 0; g < kGroups; ++g) store(scores.of(g, e), x[g]);
+        if (!job.lse.data) continue;
+        float* const lse = static_cast<float*>(job.lse.data) + lse_offset;
+        pair.write_log_sums(lse + job.lse.entries[e], e + 1 < entries ? lse + job.lse.entries[e + 1] : nullptr);
+    }
 }
 
 }  // namespace fourreal::cpu::FOURREAL_SIMD

@@ -34,14 +34,10 @@ struct Buffers {
 template <typename T, int kInRow, int kInColumn>
 class ShortUnion {
     static constexpr int kGroups = kInRow + kInColumn;
-    enum Tensor { kQ, kK, kV, kOut, kLse };
 
 public:
-    static constexpr int kTensors = kLse + 1;
-    using Offsets = PositionOffsets<kTensors>;
-
     ShortUnion(const PointwiseForward& job, Scratch scratch)
-        : job_(job), shape_(job.shape), buffers_(job.shape, scratch), factor_(broadcast(job.shape.scale * kLog2E)) {
+        : job_(job), shape_(job.shape), buffers_(job.shape, scratch) {
         hide_missing(shape_.columns(), kInRow, buffers_.hidden_in_row);
         const Scores& hidden = buffers_.hidden_in_column;
         for (int g = 0; g < kInColumn; ++g)
@@ -54,20 +50,22 @@ public:
         for (std::int64_t i = 0; i < kGroups * buffers_.scores.group_size; ++i) buffers_.scores.at[i] = 0.0f;
     }
 
-    void operator()(const Offsets& now, const Offsets& ahead) {
-        k_.point_at(job_.k, now.at[kK], shape_.entries);
-        queries_.point_at(job_.q, now.at[kQ], shape_.entries, shape_.channels, buffers_.queries);
+    void operator()(const ForwardOffsets& now, const ForwardOffsets& ahead) {
+        k_.point_at(job_.k, now.at[kForwardK], shape_.entries);
+        queries_.point_at(job_.q, now.at[kForwardQ], shape_.entries, shape_.channels, ahead.at[kForwardQ],
+                          buffers_.queries);
         for (std::int64_t r = 0; r < shape_.rows; ++r)
-            multiply<kInRow>(row(r), ahead.at[kK], ahead.at[kQ], buffers_.scores);
+            multiply<kInRow>(row(r), ahead.at[kForwardK], queries_.ahead_in_use(ahead.at[kForwardQ]), buffers_.scores);
         for (std::int64_t c = 0; c < shape_.columns(); ++c)
             multiply<kInColumn>(column(c), 0, 0, buffers_.scores.from(kInRow));
-        softmax(now.at[kLse]);
-        v_.point_at(job_.v, now.at[kV], shape_.entries);
-        out_.point_at(job_.out, now.at[kOut], shape_.entries);
+        normalise<kInRow, kInColumn>(job_, shape_.entries, buffers_.scores, buffers_.hidden_in_row,
+                                     buffers_.hidden_in_column, now.at[kForwardLse]);
+        v_.point_at(job_.v, now.at[kForwardV], shape_.entries);
+        out_.point_at(job_.out, now.at[kForwardOut], shape_.entries);
         if (shape_.stream)
-            write<true>(ahead.at[kV]);
+            write<true>(ahead.at[kForwardV]);
         else
-            write<false>(ahead.at[kV]);
+            write<false>(ahead.at[kForwardV]);
     }
 
 private:
@@ -79,20 +77,6 @@ private:
                                          const Scores& scores) const {
         pack_keys<kFamilyGroups>(k_.at, members, shape_.channels, keys_ahead, buffers_.packed);
         write_products<kFamilyGroups>(buffers_.packed, queries_.at, members, shape_.channels, queries_ahead, scores);
-    }
-
-    FOURREAL_ALWAYS_INLINE void softmax(std::int64_t lse_offset) const {
-        const Scores& scores = buffers_.scores;
-        Vec hidden[kGroups];
-        for (int g = 0; g < kInRow; ++g) hidden[g] = load(buffers_.hidden_in_row + g * kWidth);
-        for (std::int64_t e = 0; e < shape_.entries; e += 2) {
-            Vec x[kGroups];
-            for (int g = 0; g < kGroups; ++g) x[g] = load(scores.of(g, e));
-            for (int g = 0; g < kInColumn; ++g) hidden[kInRow + g] = load(buffers_.hidden_in_column.of(g, e));
-            const PairSoftmax<kGroups> pair(x, factor_, hidden);
-            for (int g = 0; g < kGroups; ++g) store(scores.of(g, e), x[g]);
-            if (job_.lse.data) write_log_sums(pair, job_.lse, lse_offset, e, shape_.entries);
-        }
     }
 
     template <bool kStream>
@@ -135,7 +119,6 @@ private:
     const PointwiseForward& job_;
     const PointwiseShape& shape_;
     const Buffers buffers_;
-    const Vec factor_;
     QueryRows<T, kMostInUnion> queries_;
     EntryRows<const T, kMostInUnion> k_, v_;
     EntryRows<T, kMostInUnion> out_;
@@ -167,11 +150,9 @@ std::int64_t pointwise_short_union_scratch(const PointwiseShape& shape) {
 }
 
 void pointwise_short_union_forward(const PointwiseForward& job, std::int64_t first, std::int64_t last, float* scratch) {
-    const std::int64_t* const strides[] = {job.q.position_strides, job.k.position_strides, job.v.position_strides,
-                                           job.out.position_strides, job.lse.position_strides};
     with_groups(job.shape, [&](auto type, auto in_row, auto in_column) {
         using Kernel = ShortUnion<decltype(type), decltype(in_row)::value, decltype(in_column)::value>;
-        for_each_position(PositionWalk<Kernel::kTensors>(job.shape, strides, first, last), Kernel(job, Scratch(scratch)));
+        for_each_position(forward_walk(job, first, last), Kernel(job, Scratch(scratch)));
     });
     stream_fence();
 }

@@ -26,6 +26,7 @@ namespace fourreal::cpu::FOURREAL_SIMD {
 
 constexpr std::int64_t kCacheLine = 64;
 constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
 
 // A vector of a row of `channels` numbers from `channel` on, zero past its end.
 template <typename T>
@@ -43,6 +44,23 @@ FOURREAL_ALWAYS_INLINE Vec exp2(Vec x) {
     Vec power = broadcast(kCoefficients[0]);
     for (int i = 1; i < 6; ++i) power = fmadd(power, fraction, broadcast(kCoefficients[i]));
     return scale_by_power_of_two(power, integer);
+}
+
+// ln x for normal x > 0, error below 1e-7; NaN stays NaN.
+FOURREAL_ALWAYS_INLINE Vec natural_log(Vec x) {
+    // Minimax of (ln(1 + f) - f + f^2/2) / f^3 on [sqrt(1/2) - 1, sqrt(2) - 1], from Cephes' logf.
+    constexpr float kCoefficients[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
+                                       -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
+                                       2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
+    constexpr float kSqrt2 = 1.41421356f;
+    // x * sqrt(2)'s exponent rounds that of x to the nearest: the rest is in [sqrt(1/2), sqrt(2)].
+    const Vec exponent = exponent_of(x * broadcast(kSqrt2));
+    const Vec f = scale_by_power_of_two(x, zero() - exponent) - broadcast(1.0f);
+    Vec p = broadcast(kCoefficients[0]);
+    for (int i = 1; i < 9; ++i) p = fmadd(p, f, broadcast(kCoefficients[i]));
+    const Vec square = f * f;
+    const Vec tail = fmadd(p * f, square, broadcast(-0.5f) * square);
+    return fmadd(exponent, broadcast(kLn2), f + tail);
 }
 
 }  // namespace fourreal::cpu::FOURREAL_SIMD

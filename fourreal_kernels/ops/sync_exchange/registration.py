@@ -52,8 +52,7 @@ def _absent(view: Tensor) -> Tensor:
 
 def _stored(gradient: Tensor, x: Tensor) -> Tensor:
     """The gradient in the dtype of ``x`` and the strides that its fake promises."""
-    promised = torch.empty_like(x, device="meta").stride()
-    if gradient.dtype == x.dtype and gradient.stride() == promised:
+    if gradient.dtype == x.dtype and gradient.stride() == fresh.strides_like(x):
         return gradient
     return fresh.empty_like(x).copy_(gradient)
 
