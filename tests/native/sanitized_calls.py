@@ -3,6 +3,7 @@
     sanitized_calls.py MODULE                 all kernels, instruction sets and layouts; prints what was called
     sanitized_calls.py MODULE --beyond KERNEL a call whose sizes exceed its tensors by one token (--fenced: slices)
     sanitized_calls.py MODULE --misaligned    a call with a float32 parameter at an odd address
+    sanitized_calls.py MODULE --unsanitized   all calls of a module that is not sanitized: are they complete?
 
 Tensors either end where their memory ends, or are slices of larger memory whose remainder is forbidden to be touched.
 """
@@ -13,6 +14,7 @@ import argparse
 import ctypes
 import importlib.util
 import itertools
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+SANITIZED = "--unsanitized" not in sys.argv
 LENGTH_AXIS = 3  # the tokens, of streams and of attention inputs
 AXES = ("vn", "tn", "vn|tn", "n", "vtn", "vt", "v", "t", "v|t")
 HALF = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
@@ -93,12 +96,13 @@ def _random(x: Tensor) -> Tensor:
 
 
 @cache
-def _process() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
+def _poison() -> Callable:
+    return ctypes.CDLL(None).__asan_poison_memory_region
 
 
 def _forbid(address: int, count: int) -> None:
-    _process().__asan_poison_memory_region(ctypes.c_void_p(address), ctypes.c_size_t(count))
+    if SANITIZED:
+        _poison()(ctypes.c_void_p(address), ctypes.c_size_t(count))
 
 
 def poisoned_result(make: Callable, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -264,6 +268,10 @@ def call_attention(kernels: Kernels) -> None:
         attention(kernels, (1, 9, 7, 2, 1, 8), axes, torch.float32, fenced)
     for axes in ("vt", "v|t"):  # sequences whose panels would not fit the scratch of a thread
         attention(kernels, (1, 15, 14, 1, 1, 256), axes, torch.bfloat16, fenced)
+    for entries, channels, make in itertools.product((8, 16, 21, 32), (40, 64, 128), LAYOUTS):  # short sequences
+        attention(kernels, (1, entries, 1, 3, 2, channels), "v", torch.float32, make)
+    for views, channels, make in itertools.product((8, 13), (40, 64), LAYOUTS):
+        attention(kernels, (1, views, 8, 2, 1, channels), "v|t", torch.float32, make)
     attention(kernels, (1, 4, 2, 2048, 4, 16), "v", torch.float32, exact)  # written past the caches
     for dtype, make in itertools.product((torch.float32, torch.bfloat16), LAYOUTS):
         attention_pair(kernels, (1, 2, 3, 9, 1, 40), dtype, make)
@@ -292,12 +300,32 @@ def call_measurements(kernels: Kernels) -> None:
     kernels.prefer_huge_pages(large.data_ptr(), large.nbytes)
 
 
+def call_questions(kernels: Kernels) -> None:
+    """What operators ask about their arguments."""
+    q, strided = exact((2, 3, 4, 16), torch.float32), fenced((3, 5, 16), torch.bfloat16)
+    given = (q, strided.transpose(0, 1), None, True, 0.5, "vn")
+    if kernels.layout(given) is None or kernels.layout((*given, object())) is not None:
+        raise SystemExit("layout: expected bytes, and None for an object of another kind")
+    kernels.plain_call(given, True)
+    first, second = exact((2, 3, 2, 16), torch.float32).unbind(2)
+    for tensors in ((first, second), (q, strided), (strided.transpose(0, 1), None, q), (q[:, :1].expand_as(q), q)):
+        kernels.surely_apart(tensors, 1)
+
+
+def call_recycling(kernels: Kernels) -> None:
+    kernels.set_kept_limit(64 << 20)
+    kernels.recycled_tensor((1024, 1024), (1024, 1), (2, 32))
+    kernels.kept_bytes()
+    kernels.release_kept()
+    kernels.set_kept_limit(0)
+
+
 def call_everything(module: ModuleType) -> None:
     information = {"build_info", "instruction_set", "max_threads", "usable_instruction_sets"}
     names, called = {name for name in dir(module) if not name.startswith("_")} - information, set()
     for instruction_set in module.usable_instruction_sets():
         kernels = Kernels(module, instruction_set, called)
-        for part in (call_attention, call_norm_rope, call_exchange, call_measurements):
+        for part in (call_attention, call_norm_rope, call_exchange, call_measurements, call_questions, call_recycling):
             part(kernels)
     if names != called:
         raise SystemExit(f"not called: {sorted(names - called)}")
@@ -336,6 +364,7 @@ def main() -> None:
     parser.add_argument("--beyond", metavar="KERNEL")
     parser.add_argument("--fenced", action="store_true")
     parser.add_argument("--misaligned", action="store_true")
+    parser.add_argument("--unsanitized", action="store_true")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(2)
