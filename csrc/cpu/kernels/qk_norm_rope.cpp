@@ -90,9 +90,11 @@ private:
         if (row_.repeated != 0) store(out + row_.last, transform(last, scale, weight, row_.last));
     }
 
+    // The inverse comes last: nothing else has to wait for the sum over the row.
     FOURREAL_ALWAYS_INLINE Vec transform(Vec x, Vec inverse, const float* weight, std::int64_t channel) const {
-        if (kNormalises) x = x * inverse * load_weight(row_, weight, channel);
-        return kRotates ? angles_.turn(x, channel) : x;
+        if (kNormalises) x = x * load_weight(row_, weight, channel);
+        if (kRotates) x = angles_.turn(x, channel);
+        return kNormalises ? x * inverse : x;
     }
 
     const NormRopeForwardRun& run_;
