@@ -92,12 +92,12 @@ bool streams(const AttentionOutput& out, const AttentionShape& shape) {
 
 // Whether the kernels of short sequences take it.
 bool is_short(const PointwiseShape& shape, InstructionSet set) {
-    return shape.rows == 1 && shape.channels % 2 == 0 && shape.entries <= FOURREAL_KERNEL_FOR(set, pointwise_short_entries)();
+    return shape.rows == 1 && shape.channels % 4 == 0 && shape.entries <= FOURREAL_KERNEL_FOR(set, pointwise_short_entries)();
 }
 
 bool is_short_union(const PointwiseShape& shape, InstructionSet set) {
     const std::int64_t most = FOURREAL_KERNEL_FOR(set, pointwise_short_union_entries)();
-    return shape.rows > 1 && shape.channels % 2 == 0 && shape.rows <= most && shape.columns() <= most;
+    return shape.rows > 1 && shape.channels % 4 == 0 && shape.rows <= most && shape.columns() <= most;
 }
 
 // Calls kernel(job, first, last, scratch) until all positions are done. False if there is no memory.

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/pointwise_pairs.hpp"
+#include "kernels/pointwise_quads.hpp"
 #include "simd/tiles.hpp"
 
 namespace fourreal::cpu::FOURREAL_SIMD {

@@ -1,5 +1,6 @@
-// Products of the queries and keys of one position, with a group of keys in the lanes of a vector: two lanes for each key,
-// for two channels side by side. Keys come there by a transposition of pairs, queries by broadcasts; no sum over lanes.
+// Products of the queries and keys of one position, with keys in the lanes of a vector: four lanes for each key, for four
+// channels side by side. Keys come there by a transposition of quads, queries by broadcasts, each of which meets all keys of
+// two vectors, a group. Sums over lanes are few.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,9 @@
 
 namespace fourreal::cpu::FOURREAL_SIMD {
 
-constexpr int kGroupKeys = kWidth / 2;
+constexpr int kQuad = 4;
+constexpr int kVectorKeys = kWidth / kQuad;
+constexpr int kGroupKeys = 2 * kVectorKeys;
 
 constexpr int groups_of(std::int64_t keys) { return static_cast<int>((keys + kGroupKeys - 1) / kGroupKeys); }
 
@@ -51,66 +54,69 @@ FOURREAL_ALWAYS_INLINE void fetch(const T* line) {
     __builtin_prefetch(line, 0, 2);
 }
 
-// Packed keys: for each pair of channels, a vector of each group. A group that is not full repeats the last key. The rows of
+// Packed keys: for each four channels, two vectors of each group. A group that is not full repeats the last key. The rows of
 // the next position lie `ahead` numbers further; 0 asks for none.
 template <int kGroups, typename T>
 FOURREAL_ALWAYS_INLINE void pack_keys(const T* const* rows, const Members& members, std::int64_t channels,
                                       std::int64_t ahead, float* packed) {
-    for (int g = 0; g < kGroups; ++g) {
-        const T* keys[kGroupKeys];
-        for (int j = 0; j < kGroupKeys; ++j) keys[j] = rows[members.at(g * kGroupKeys + j)];
-        float* to = packed + g * kWidth;
+    for (int half = 0; half < 2 * kGroups; ++half) {
+        const T* keys[kVectorKeys];
+        for (int j = 0; j < kVectorKeys; ++j) keys[j] = rows[members.at(half * kVectorKeys + j)];
+        float* to = packed + half * kWidth;
         for (std::int64_t c = 0; c < channels; c += kWidth) {
-            Vec square[kGroupKeys];
-#pragma GCC unroll 8
-            for (int j = 0; j < kGroupKeys; ++j) square[j] = load_channels(keys[j], c, channels);
-            for (int j = 0; ahead != 0 && j < kGroupKeys; ++j) fetch(keys[j] + ahead + c);
-            transpose_pairs(square);
-#pragma GCC unroll 8
-            for (int j = 0; j < kGroupKeys; ++j, to += kGroups * kWidth) store(to, square[j]);
+            Vec square[kVectorKeys];
+#pragma GCC unroll 4
+            for (int j = 0; j < kVectorKeys; ++j) square[j] = load_channels(keys[j], c, channels);
+            for (int j = 0; ahead != 0 && j < kVectorKeys; ++j) fetch(keys[j] + ahead + c);
+            transpose_quads(square);
+#pragma GCC unroll 4
+            for (int j = 0; j < kVectorKeys; ++j, to += 2 * kGroups * kWidth) store(to, square[j]);
         }
     }
 }
 
-// So many queries at a time that their sums stay in registers.
+// So many queries, and groups of keys, at a time that their sums stay in registers.
 template <int kGroups>
-constexpr int kQueryRows = kWidth == 16 ? (kGroups < 4 ? 8 : 6) : kGroups == 1 ? 8 : kGroups < 4 ? 4 : 2;
+constexpr int kQueryRows = kWidth == 16 ? (kGroups == 1 ? 8 : kGroups < 4 ? 4 : 2) : kGroups == 1 ? 4 : 2;
+template <int kGroups>
+constexpr int kGroupsTogether = kWidth < 16 && kGroups == 4 ? 2 : kGroups;
 
-// Products of some queries with packed keys: two queries in each vector of `products`. Not inlined: addresses of rows and
-// sums take all the registers there are.
+// Products of some queries with some groups of packed keys: two queries in each vector of `products`. Not inlined: addresses
+// of rows and sums take all the registers there are.
 template <int kGroups>
 __attribute__((noinline)) void multiply_keys(const float* keys, const float* const* queries, std::int64_t channels,
                                              std::int64_t ahead, float* products) {
-    constexpr int kRows = kQueryRows<kGroups>;
+    constexpr int kRows = kQueryRows<kGroups>, kVectors = 2 * kGroupsTogether<kGroups>;
     const float* rows[kRows];
     for (int r = 0; r < kRows; ++r) rows[r] = queries[r];
-    Vec sums[kRows][kGroups];
+    Vec sums[kRows][kVectors];
     // The first products are the first sums: some compilers would clear the array in memory.
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-        const Vec query = broadcast_pair(rows[r]);
-#pragma GCC unroll 4
-        for (int g = 0; g < kGroups; ++g) sums[r][g] = query * load(keys + g * kWidth);
+        const Vec query = broadcast_quad(rows[r]);
+#pragma GCC unroll 8
+        for (int x = 0; x < kVectors; ++x) sums[r][x] = query * load(keys + x * kWidth);
     }
-    for (std::int64_t c = 2; c < channels;) {
+    for (std::int64_t c = kQuad; c < channels;) {
         for (int r = 0; ahead != 0 && r < kRows; ++r) fetch(rows[r] + ahead + c);
         const std::int64_t end = channels < c + kWidth ? channels : c + kWidth;
-#pragma GCC unroll 2
-        for (; c < end; c += 2) {
-            keys += kGroups * kWidth;
-            Vec key[kGroups];
-            for (int g = 0; g < kGroups; ++g) key[g] = load(keys + g * kWidth);
+        for (; c < end; c += kQuad) {
+            keys += 2 * kGroups * kWidth;
+            Vec key[kVectors];
+            for (int x = 0; x < kVectors; ++x) key[x] = load(keys + x * kWidth);
             for (int r = 0; r < kRows; ++r) {
-                const Vec query = broadcast_pair(rows[r] + c);
-                for (int g = 0; g < kGroups; ++g) sums[r][g] = fmadd(query, key[g], sums[r][g]);
+                const Vec query = broadcast_quad(rows[r] + c);
+                for (int x = 0; x < kVectors; ++x) sums[r][x] = fmadd(query, key[x], sums[r][x]);
             }
         }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; r += 2)
 #pragma GCC unroll 4
-        for (int g = 0; g < kGroups; ++g)
-            store(products + (r / 2 * kGroups + g) * kWidth, add_pairs(sums[r][g], sums[r + 1][g]));
+        for (int x = 0; x < kVectors; x += 2) {
+            const Vec first = add_pairs(sums[r][x], sums[r][x + 1]), second = add_pairs(sums[r + 1][x], sums[r + 1][x + 1]);
+            store(products + (r * kGroups + x) / 2 * kWidth, add_pairs(first, second));
+        }
 }
 
 // Products of the members as queries with the packed keys of the same members.
@@ -122,7 +128,8 @@ FOURREAL_ALWAYS_INLINE void write_products(const float* packed, const float* con
         const float* rows[kRows];
         for (int r = 0; r < kRows; ++r) rows[r] = queries[members.at(i + r)];
         float products[kRows / 2 * kGroups * kWidth];
-        multiply_keys<kGroups>(packed, rows, channels, ahead, products);
+        for (int g = 0; g < kGroups; g += kGroupsTogether<kGroups>)
+            multiply_keys<kGroups>(packed + 2 * g * kWidth, rows, channels, g == 0 ? ahead : 0, products + g * kWidth);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; r += 2) {
             if (i + r >= members.count) break;
@@ -152,6 +159,12 @@ inline void hide_missing(std::int64_t keys, int groups, float* hidden) {
             *hidden++ = g * kGroupKeys + lane % kGroupKeys < keys ? 0.0f : -__builtin_inff();
 }
 
+// a / b rounded to nearest but for rare cases, from about 1 / b: a single key has exactly the weight 1.
+FOURREAL_ALWAYS_INLINE Vec quotient(Vec a, Vec b, Vec inverse) {
+    const Vec near = a * inverse;
+    return fmadd(fmadd(zero() - near, b, a), inverse, near);
+}
+
 // Two entries side by side: products become probabilities. `factor` takes them to scores in powers of two, to which `hidden` is
 // added.
 template <int kGroups>
@@ -170,7 +183,7 @@ struct PairSoftmax {
         }
         sums = combine_halves(sums, Sum());
         const Vec inverse = reciprocal(sums);
-        for (int g = 0; g < kGroups; ++g) products[g] = products[g] * inverse;
+        for (int g = 0; g < kGroups; ++g) products[g] = quotient(products[g], sums, inverse);
     }
 
     // Of both entries, if both are wanted.

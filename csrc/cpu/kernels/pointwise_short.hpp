@@ -1,5 +1,5 @@
 // Single groups of few entries, one position at a time, with keys in lanes: each number of the inputs is read once, and only
-// keys are transposed, in pairs of channels. Takes even numbers of channels.
+// keys are transposed, in fours of channels. Takes multiples of four channels.
 #pragma once
 
 #include "kernels/pointwise_job.hpp"

@@ -78,10 +78,11 @@ private:
                 offset = fmadd(p[g], grad[g], offset);
             }
             offset = combine_halves(offset, Sum());
-            if (job_.grad_lse.data) offset = offset - grads_of_log_sums(grad_lse_offset, e);
+            const Vec of_log_sum = job_.grad_lse.data ? grads_of_log_sums(grad_lse_offset, e) : zero();
             for (int g = 0; g < kGroups; ++g) {
                 store(buffers_.probabilities.of(g, e), p[g]);
-                store(buffers_.score_grads.of(g, e), p[g] * (grad[g] - offset) * scale);
+                // In this order: of a weight near 1 the difference is nearly exact, and all that may be left is of_log_sum.
+                store(buffers_.score_grads.of(g, e), p[g] * ((grad[g] - offset) + of_log_sum) * scale);
             }
         }
     }

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "kernels/pointwise_bundle.hpp"
-#include "kernels/pointwise_pairs.hpp"
+#include "kernels/pointwise_quads.hpp"
 #include "kernels/pointwise_positions.hpp"
 
 namespace fourreal::cpu::FOURREAL_SIMD {

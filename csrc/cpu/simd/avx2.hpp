@@ -135,31 +135,20 @@ FOURREAL_ALWAYS_INLINE void store_halves(float* low, float* high, Vec x) {
     _mm_storeu_ps(high, _mm256_extractf128_ps(x, 1));
 }
 
-// (from[0], from[1], from[0], from[1], ...)
-FOURREAL_ALWAYS_INLINE Vec broadcast_pair(const float* from) {
-    double pair;
-    std::memcpy(&pair, from, sizeof(pair));
-    return _mm256_castpd_ps(_mm256_set1_pd(pair));
+// (from[0], from[1], from[2], from[3], from[0], ...)
+FOURREAL_ALWAYS_INLINE Vec broadcast_quad(const float* from) {
+    return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(from));
 }
 // Sums of the pairs of lanes of a in the first half, of b in the second.
 FOURREAL_ALWAYS_INLINE Vec add_pairs(Vec a, Vec b) {
     const __m256d sums = _mm256_castps_pd(_mm256_hadd_ps(a, b));
     return _mm256_castpd_ps(_mm256_permute4x64_pd(sums, 0xd8));
 }
-// Rows of pairs of lanes become columns.
-FOURREAL_ALWAYS_INLINE void transpose_pairs(Vec (&rows)[kWidth / 2]) {
-    __m256d t[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i += 2) {
-        const __m256d a = _mm256_castps_pd(rows[i]), b = _mm256_castps_pd(rows[i + 1]);
-        t[i] = _mm256_unpacklo_pd(a, b);
-        t[i + 1] = _mm256_unpackhi_pd(a, b);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-        rows[i] = _mm256_castpd_ps(_mm256_permute2f128_pd(t[i], t[i + 2], 0x20));
-        rows[i + 2] = _mm256_castpd_ps(_mm256_permute2f128_pd(t[i], t[i + 2], 0x31));
-    }
+// Rows of four lanes each become columns.
+FOURREAL_ALWAYS_INLINE void transpose_quads(Vec (&rows)[kWidth / 4]) {
+    const Vec a = rows[0], b = rows[1];
+    rows[0] = _mm256_permute2f128_ps(a, b, 0x20);
+    rows[1] = _mm256_permute2f128_ps(a, b, 0x31);
 }
 
 // Unrolled, so that the rows stay in registers.

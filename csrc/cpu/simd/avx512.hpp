@@ -130,40 +130,22 @@ FOURREAL_ALWAYS_INLINE void store_halves(float* low, float* high, Vec x) {
     _mm256_storeu_ps(high, _mm512_extractf32x8_ps(x, 1));
 }
 
-// (from[0], from[1], from[0], from[1], ...)
-FOURREAL_ALWAYS_INLINE Vec broadcast_pair(const float* from) {
-    double pair;
-    std::memcpy(&pair, from, sizeof(pair));
-    return _mm512_castpd_ps(_mm512_set1_pd(pair));
-}
+// (from[0], from[1], from[2], from[3], from[0], ...)
+FOURREAL_ALWAYS_INLINE Vec broadcast_quad(const float* from) { return _mm512_broadcast_f32x4(_mm_loadu_ps(from)); }
 // Sums of the pairs of lanes of a in the first half, of b in the second.
 FOURREAL_ALWAYS_INLINE Vec add_pairs(Vec a, Vec b) {
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_permutex2var_ps(a, even, b) + _mm512_permutex2var_ps(a, odd, b);
 }
-// Rows of pairs of lanes become columns.
-FOURREAL_ALWAYS_INLINE void transpose_pairs(Vec (&rows)[kWidth / 2]) {
-    Vec t[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = low_pairs(rows[i], rows[i + 1]);
-        t[i + 1] = high_pairs(rows[i], rows[i + 1]);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 2; ++i) {
-        rows[i] = _mm512_shuffle_f32x4(t[i], t[i + 2], 0x88);
-        rows[i + 2] = _mm512_shuffle_f32x4(t[i], t[i + 2], 0xdd);
-        rows[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 6], 0x88);
-        rows[i + 6] = _mm512_shuffle_f32x4(t[i + 4], t[i + 6], 0xdd);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 4; ++i) {
-        t[i] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xdd);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) rows[i] = t[i];
+// Rows of four lanes each become columns.
+FOURREAL_ALWAYS_INLINE void transpose_quads(Vec (&rows)[kWidth / 4]) {
+    const Vec a = _mm512_shuffle_f32x4(rows[0], rows[1], 0x44), b = _mm512_shuffle_f32x4(rows[2], rows[3], 0x44);
+    const Vec c = _mm512_shuffle_f32x4(rows[0], rows[1], 0xee), d = _mm512_shuffle_f32x4(rows[2], rows[3], 0xee);
+    rows[0] = _mm512_shuffle_f32x4(a, b, 0x88);
+    rows[1] = _mm512_shuffle_f32x4(a, b, 0xdd);
+    rows[2] = _mm512_shuffle_f32x4(c, d, 0x88);
+    rows[3] = _mm512_shuffle_f32x4(c, d, 0xdd);
 }
 
 // Unrolled, so that the rows stay in registers.

@@ -110,16 +110,12 @@ FOURREAL_ALWAYS_INLINE void store_halves(float* low, float* high, Vec x) {
     for (int lane = 0; lane < 2; ++lane) low[lane] = x[lane], high[lane] = x[2 + lane];
 }
 
-// (from[0], from[1], from[0], from[1])
-FOURREAL_ALWAYS_INLINE Vec broadcast_pair(const float* from) { return Vec{from[0], from[1], from[0], from[1]}; }
+// (from[0], from[1], from[2], from[3])
+FOURREAL_ALWAYS_INLINE Vec broadcast_quad(const float* from) { return load(from); }
 // Sums of the pairs of lanes of a in the first half, of b in the second.
 FOURREAL_ALWAYS_INLINE Vec add_pairs(Vec a, Vec b) { return Vec{a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]}; }
-// Rows of pairs of lanes become columns.
-FOURREAL_ALWAYS_INLINE void transpose_pairs(Vec (&rows)[kWidth / 2]) {
-    const Vec a = rows[0], b = rows[1];
-    rows[0] = Vec{a[0], a[1], b[0], b[1]};
-    rows[1] = Vec{a[2], a[3], b[2], b[3]};
-}
+// Rows of four lanes each become columns: here each row is one.
+FOURREAL_ALWAYS_INLINE void transpose_quads(Vec (&)[kWidth / 4]) {}
 
 FOURREAL_ALWAYS_INLINE void transpose(Vec (&rows)[kWidth]) {
     const Vec a = rows[0], b = rows[1], c = rows[2], d = rows[3];
