@@ -4,7 +4,6 @@
 #include <immintrin.h>
 
 #include <cstdint>
-#include <cstring>
 
 #include "fourreal/dtype.hpp"
 #include "fourreal/instruction_set.hpp"
