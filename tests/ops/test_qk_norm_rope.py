@@ -60,20 +60,13 @@ def test_broadcasting_of_angles(backend, angle_shape):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_angles_with_expanded_transposed_and_gapped_strides(backend):
     q, k, q_weight, k_weight, cos, sin = norm_rope_arguments((2, 2, 3, 5, 2, 8), angle_shape=(3, 1, 4))
-    if not can_run("qk_norm_rope", backend, q, k, q_weight, k_weight, cos, sin):
-        return
-    expected = qk_norm_rope(q, k, q_weight, k_weight, cos, sin, backend=backend)
     forms = [
         [x.expand(2, 2, 3, 5, 4) for x in (cos, sin)],
         [x.permute(2, 1, 0).contiguous().permute(2, 1, 0) for x in (cos, sin)],
         [torch.stack([x, x], dim=-1)[..., 0] for x in (cos, sin)],
     ]
     for strided in forms:
-        if not can_run("qk_norm_rope", backend, q, k, q_weight, k_weight, *strided):
-            continue
-        results = qk_norm_rope(q, k, q_weight, k_weight, *strided, backend=backend)
-        for actual, wanted in zip(results, expected, strict=True):
-            assert_close_as_pytorch(actual, wanted.double(), wanted)
+        check_forward(backend, (q, k, q_weight, k_weight, *strided))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -125,11 +118,7 @@ def test_half_precision_squares_do_not_overflow(backend):
 def test_strides_do_not_change_the_result(backend, layout):
     q, k, *rest = norm_rope_arguments((2, 2, 3, 5, 2, 16))
     strided = LAYOUTS[layout](q), LAYOUTS["heads_first"](k)
-    if not can_run("qk_norm_rope", backend, *strided, *rest):
-        return
-    expected = qk_norm_rope(q, k, *rest, backend=backend)
-    for actual, wanted in zip(qk_norm_rope(*strided, *rest, backend=backend), expected, strict=True):
-        assert_close_as_pytorch(actual, wanted.double(), wanted)
+    check_forward(backend, (*strided, *rest))
     assert bitwise_equal(strided[0], q) and bitwise_equal(strided[1], k)
 
 

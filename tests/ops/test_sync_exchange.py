@@ -85,19 +85,6 @@ def test_soft_with_weight_zero_is_the_identity(backend, form, dtype, options):
     assert bitwise_equal(new_view, view) and bitwise_equal(new_time, time)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_per_channel_is_the_dense_form_with_diagonal_blocks(backend, kind):
-    (view, time, weight, bias), keywords = exchange_arguments((2, 2, 3, 5, 16), kind, "per channel")
-    dense = as_dense(weight, kind, 16)
-    if not all(can_run("sync_exchange", backend, view, time, w, bias, **keywords) for w in (weight, dense)):
-        return
-    per_channel = sync_exchange(view, time, weight, bias, **keywords, backend=backend)
-    expected = sync_exchange(view, time, dense, bias, **keywords, backend=backend)
-    for actual, wanted in zip(per_channel, expected, strict=True):
-        assert_close_as_pytorch(actual, wanted.double(), wanted)
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -124,13 +111,7 @@ def test_streams_are_concatenated_view_first(backend, kind, form):
 def test_strides_do_not_change_the_result(backend, kind, form, layout):
     (view, time, *parameters), keywords = exchange_arguments((2, 2, 3, 5, 2, 8), kind, form)
     strided = LAYOUTS[layout](view), LAYOUTS["time_first"](time)
-    if not can_run("sync_exchange", backend, *strided, *parameters, **keywords):
-        return
-    expected = sync_exchange(view, time, *parameters, **keywords, backend=backend)
-    for actual, wanted in zip(
-        sync_exchange(*strided, *parameters, **keywords, backend=backend), expected, strict=True
-    ):
-        assert_close_as_pytorch(actual, wanted.double(), wanted)
+    check_forward(backend, (*strided, *parameters), keywords)
     assert bitwise_equal(strided[0], view) and bitwise_equal(strided[1], time)
 
 
@@ -144,14 +125,7 @@ def test_strided_parameters(backend, kind, form):
     transposed = weight.transpose(0, -1).contiguous().transpose(0, -1)
     gaps = torch.stack([bias, bias], dim=1)[:, 0]
     scale = torch.cat([keywords["input_scale"]] * 2, dim=1)[:, : keywords["input_scale"].shape[1]]
-    strided = {**keywords, "input_scale": scale}
-    if not can_run("sync_exchange", backend, view, time, transposed, gaps, **strided):
-        return
-    copies = {name: x.contiguous() if isinstance(x, torch.Tensor) else x for name, x in keywords.items()}
-    expected = sync_exchange(view, time, weight, bias, **copies, backend=backend)
-    actual = sync_exchange(view, time, transposed, gaps, **strided, backend=backend)
-    for result, wanted in zip(actual, expected, strict=True):
-        assert_close_as_pytorch(result, wanted.double(), wanted)
+    check_forward(backend, (view, time, transposed, gaps), {**keywords, "input_scale": scale})
 
 
 @pytest.mark.parametrize("kind", KINDS)

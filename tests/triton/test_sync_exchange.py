@@ -71,10 +71,7 @@ def test_soft_with_weight_zero_is_the_identity(form):
 def test_strides_do_not_change_the_result(form, layout):
     (view, time, *parameters), keywords = exchange_arguments((1, 2, 3, 3, 2, 8), "soft", form)
     strided = LAYOUTS[layout](view), LAYOUTS["time_first"](time)
-    expected = sync_exchange(view, time, *parameters, **keywords, backend="triton")
-    results = sync_exchange(*strided, *parameters, **keywords, backend="triton")
-    for actual, wanted in zip(results, expected, strict=True):
-        assert_close_as_pytorch(actual, wanted.double(), wanted)
+    check_forward((*strided, *parameters), keywords)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -84,11 +81,7 @@ def test_strided_parameters(kind, form):
     keywords["gate"] = keywords["gate"][:1].expand_as(keywords["gate"])
     transposed = weight.transpose(0, -1).contiguous().transpose(0, -1)
     gaps = torch.stack([bias, bias], dim=1)[:, 0]
-    copies = {name: x.contiguous() if isinstance(x, torch.Tensor) else x for name, x in keywords.items()}
-    expected = sync_exchange(view, time, weight, bias, **copies, backend="triton")
-    actual = sync_exchange(view, time, transposed, gaps, **keywords, backend="triton")
-    for result, wanted in zip(actual, expected, strict=True):
-        assert_close_as_pytorch(result, wanted.double(), wanted)
+    check_forward((view, time, transposed, gaps), keywords)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (3, 1, 0, 2, 4)], ids=["contiguous", "permuted"])
