@@ -198,7 +198,7 @@ def test_a_copy_is_independent():
 
 @every_mode
 def test_the_head_can_leave_out_given_frames(mode):
-    model = random_model(mode=mode)
+    model = random_model(mode=mode).double()
     frames, given, sigma = model_inputs(model)
     everywhere, missing = model(frames, given, sigma), model(frames, given, sigma, only_missing=True)
     torch.testing.assert_close(missing.frames[~given], everywhere.frames[~given], atol=1e-9, rtol=1e-9)
@@ -206,7 +206,7 @@ def test_the_head_can_leave_out_given_frames(mode):
 
 
 def test_a_direct_head_can_leave_out_given_frames():
-    model = random_model(head="direct")
+    model = random_model(head="direct").double()
     frames, given, sigma = model_inputs(model)
     missing = model(frames, given, sigma, only_missing=True).frames
     torch.testing.assert_close(missing[~given], model(frames, given, sigma).frames[~given], atol=1e-9, rtol=1e-9)
