@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ..grid import VIEW
 from ..nn import GridAttention
 from ..nn.attention import Angles
+from ..nn.linear import linear
 
 # Tokens of a part where the MLP is computed in parts: enough for its products to run at their full rate, since every
 # part reads the weights again, and few enough for the hidden layer to stay near the core.
-_PART_TOKENS = 512
+_PART_TOKENS = 1024
 
 
 class GridBlock(nn.Module):
@@ -88,8 +89,8 @@ class GridBlock(nn.Module):
             return torch.addcmul(x, gate, self.mlp(_modulate(x, shift, scale)))
         for clip in x.unbind(1):
             for part in clip.split(max(1, _PART_TOKENS // clip[:, 0].shape[:-1].numel()), dim=1):
-                branch = self.mlp[0](_modulate(part, shift[:, 0], scale[:, 0]))
-                part.addcmul_(gate[:, 0], self.mlp[2](_gelu_tanh_(branch)))
+                hidden = linear(self.mlp[0], _modulate(part, shift[:, 0], scale[:, 0]), gelu=True)
+                part.addcmul_(gate[:, 0], linear(self.mlp[2], hidden))
         return x
 
 
@@ -99,13 +100,6 @@ def _norm(x: Tensor) -> Tensor:
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, _norm(x), 1 + scale)
-
-
-def _gelu_tanh_(x: Tensor) -> Tensor:
-    """``gelu(x, approximate="tanh")`` in place: within rounding the same, in less than half of its time on CPUs."""
-    slope = math.sqrt(2 / math.pi)
-    inner = torch.addcmul(x.new_tensor(slope), x, x, value=0.044715 * slope).mul_(x).tanh_()
-    return torch.addcmul(x, x, inner, out=x).mul_(0.5)
 
 
 class SigmaEmbedding(nn.Module):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..nn.linear import linear
 from .alignment import EVIDENCE_CHANNELS, Alignment
 from .conditioning import Sources
 from .matching import displace
@@ -45,7 +46,7 @@ class _PixelFeatures(nn.Module):
     def forward(self, tokens: Tensor, height: int) -> Tensor:
         """``(B, V, T, N, C)`` to ``(B * V * T, features, H, W)``."""
         rows = height // self.patch
-        x = self.project(tokens).flatten(0, 2).transpose(1, 2).unflatten(2, (rows, -1))
+        x = linear(self.project, tokens).flatten(0, 2).transpose(1, 2).unflatten(2, (rows, -1))
         return F.pixel_shuffle(x, self.patch)
 
 

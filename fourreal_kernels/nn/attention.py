@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..grid import TIME, VIEW, parse_axes
 from ..ops.axis_attention.api import axis_attention, two_stream_attention
+from .linear import linear
 from .norm_rope import norm_rope
 
 Angles = tuple[Tensor, Tensor]
@@ -49,7 +50,7 @@ class GridAttention(nn.Module):
         """
         axes = axes or self.axes
         q, k, v = self._qkv(x, axes, angles)
-        return self.out(axis_attention(q, k, v, axes).flatten(-2))
+        return linear(self.out, axis_attention(q, k, v, axes).flatten(-2))
 
     def two_stream(self, view: Tensor, time: Tensor, view_angles: Angles | None = None,
                    time_angles: Angles | None = None) -> tuple[Tensor, Tensor]:
@@ -57,10 +58,10 @@ class GridAttention(nn.Module):
         out_view, out_time = two_stream_attention(
             self._qkv(view, VIEW, view_angles), self._qkv(time, TIME, time_angles)
         )
-        return self.out(out_view.flatten(-2)), self.out(out_time.flatten(-2))
+        return linear(self.out, out_view.flatten(-2)), linear(self.out, out_time.flatten(-2))
 
     def _qkv(self, x: Tensor, axes: str, angles: Angles | None) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        q, k, v = linear(self.qkv, x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         cos, sin = angles or self._angles(x, axes)
         return *norm_rope(q, k, self.q_weight, self.k_weight, cos, sin), v
 
