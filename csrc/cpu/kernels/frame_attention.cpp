@@ -232,16 +232,14 @@ void write_results(const QueryGroup& group, const Panels& panels, const GroupScr
 
 void attend_runs(const QueryGroup& group, const Panels& panels, const GroupScratch& scratch) {
     const std::int64_t padded = padded_channels(group.channels);
-    for (std::int64_t run = 0; run < group.run_count; ++run) {
-        const KeyBlocks blocks(group.runs[run].count);
-        for (std::int64_t block = 0; block < blocks.count; ++block) {
-            const std::int64_t key = group.runs[run].first + blocks.first(block);
-            for (std::int64_t p = 0; p < panels.count; ++p) {
-                const Panel panel = panels.at(p);
-                kBlockKernels[panel.vectors - 1](group.keys + key * padded, group.values + key * padded, blocks.size(block),
-                                                 padded, scratch.panel(panel.first, padded, group.scale * kLog2E), run == 0 && block == 0,
-                                                 scratch.scores);
-            }
+    bool first = true;
+    for (BlockWalk walk(group.runs, group.run_count); !walk.done(); walk.advance(), first = false) {
+        const KeyRun block = walk.block();
+        for (std::int64_t p = 0; p < panels.count; ++p) {
+            const Panel panel = panels.at(p);
+            kBlockKernels[panel.vectors - 1](group.keys + block.first * padded, group.values + block.first * padded,
+                                             block.count, padded, scratch.panel(panel.first, padded, group.scale * kLog2E),
+                                             first, scratch.scores);
         }
     }
 }

@@ -1,5 +1,8 @@
 #include "kernels/frame_attention_backward.hpp"
 
+#include <algorithm>
+
+#include "kernels/next_block.hpp"
 #include "kernels/panels.hpp"
 #include "kernels/rows.hpp"
 #include "simd/tiles.hpp"
@@ -86,25 +89,27 @@ FOURREAL_ALWAYS_INLINE void add_products(const float* weights, std::int64_t lane
 // All keys for some columns: the rows of those columns stay in the first-level cache.
 template <int kVectors>
 void add_column_products(const float* weights, std::int64_t count, std::int64_t lanes, const float* rows,
-                         std::int64_t stride, float* sums) {
+                         std::int64_t stride, float* sums, NextBlock& next) {
     std::int64_t j = 0;
-    for (; j + kTileRows <= count; j += kTileRows)
+    for (; j + kTileRows <= count; j += kTileRows) {
+        next.fetch_some();
         add_products<kTileRows, kVectors>(weights + j * lanes, lanes, rows, stride, sums + j * stride);
+    }
     for (; j < count; ++j) add_products<1, kVectors>(weights + j * lanes, lanes, rows, stride, sums + j * stride);
 }
 
 void add_all_products(const float* weights, std::int64_t count, std::int64_t lanes, const float* rows, std::int64_t stride,
-                      float* sums) {
+                      float* sums, NextBlock& next) {
     std::int64_t left = stride / kWidth;
     for (std::int64_t d = 0; left > 0;) {
         if (left == 3 || left > 4) {  // 4 is 2 + 2: one vector alone would be bound by its loads
-            add_column_products<3>(weights, count, lanes, rows + d, stride, sums + d);
+            add_column_products<3>(weights, count, lanes, rows + d, stride, sums + d, next);
             d += 3 * kWidth, left -= 3;
         } else if (left >= 2) {
-            add_column_products<2>(weights, count, lanes, rows + d, stride, sums + d);
+            add_column_products<2>(weights, count, lanes, rows + d, stride, sums + d, next);
             d += 2 * kWidth, left -= 2;
         } else {
-            add_column_products<1>(weights, count, lanes, rows + d, stride, sums + d);
+            add_column_products<1>(weights, count, lanes, rows + d, stride, sums + d, next);
             d += kWidth, left -= 1;
         }
     }
@@ -121,29 +126,22 @@ void add_query_gradients(const float* keys, std::int64_t count, std::int64_t pad
     }
 }
 
-struct KeyBlock {
-    const float* keys;
-    const float* values;
-    float* dk;
-    float* dv;
-    std::int64_t count;
-};
-
 // One block of keys for one panel.
 template <int kVectors>
-void differentiate_block(const KeyBlock& block, std::int64_t channels, const PanelInputs& panel, float* weights) {
+void differentiate_block(const KeyBlock& block, std::int64_t channels, const PanelInputs& panel, float* weights,
+                         NextBlock& next) {
     constexpr std::int64_t kLanes = kVectors * kWidth;
     const std::int64_t padded = padded_channels(channels), stride = vector_padded_channels(channels);
     float* const probabilities = weights;
     float* const score_grads = weights + kKeyBlock * kLanes;
     probabilities_of_block<kVectors>(block.keys, block.count, padded, panel, probabilities);
     score_gradients_of_block<kVectors>(block.values, block.count, padded, panel, probabilities, score_grads);
-    add_all_products(probabilities, block.count, kLanes, panel.grad_rows, stride, block.dv);
-    add_all_products(score_grads, block.count, kLanes, panel.query_rows, stride, block.dk);
+    add_all_products(probabilities, block.count, kLanes, panel.grad_rows, stride, block.dv, next);
+    add_all_products(score_grads, block.count, kLanes, panel.query_rows, stride, block.dk, next);
     add_query_gradients<kVectors>(block.keys, block.count, padded, score_grads, panel.dq);
 }
 
-using BlockKernel = void (*)(const KeyBlock&, std::int64_t, const PanelInputs&, float*);
+using BlockKernel = void (*)(const KeyBlock&, std::int64_t, const PanelInputs&, float*, NextBlock&);
 constexpr BlockKernel kBlockKernels[] = {differentiate_block<1>, differentiate_block<2>, differentiate_block<3>};
 static_assert(kPanelVectors == 3, "one block kernel per panel width");
 
@@ -225,19 +223,35 @@ void load_group(const GradientGroup& group, const Panels& panels, const GroupScr
     }
 }
 
+KeyBlock block_of(const GradientGroup& group, const KeyRun& keys) {
+    const std::int64_t padded = padded_channels(group.channels), stride = vector_padded_channels(group.channels);
+    return {group.keys + keys.first * padded, group.values + keys.first * padded, group.dk + keys.first * stride,
+            group.dv + keys.first * stride, keys.count};
+}
+
+// Whether blocks are to be fetched early: few panels pass over keys that the second-level cache does not hold.
+bool fetches_blocks(const GradientGroup& group, const Panels& panels) {
+    constexpr std::int64_t kFewPanels = 6, kHeldFloats = 192 * 1024;
+    std::int64_t keys = 0;
+    for (std::int64_t run = 0; run < group.run_count; ++run) keys += group.runs[run].count;
+    const std::int64_t per_key = 2 * (padded_channels(group.channels) + vector_padded_channels(group.channels));
+    return panels.count <= kFewPanels && keys * per_key > kHeldFloats;
+}
+
 void differentiate_runs(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
     const std::int64_t padded = padded_channels(group.channels), stride = vector_padded_channels(group.channels);
-    for (std::int64_t run = 0; run < group.run_count; ++run) {
-        const KeyBlocks blocks(group.runs[run].count);
-        for (std::int64_t index = 0; index < blocks.count; ++index) {
-            const std::int64_t key = group.runs[run].first + blocks.first(index);
-            const KeyBlock block{group.keys + key * padded, group.values + key * padded, group.dk + key * stride,
-                                 group.dv + key * stride, blocks.size(index)};
-            for (std::int64_t p = 0; p < panels.count; ++p) {
-                const Panel panel = panels.at(p);
-                kBlockKernels[panel.vectors - 1](block, group.channels, scratch.panel(panel.first, group.channels, group.scale * kLog2E),
-                                                 scratch.weights);
-            }
+    const std::int64_t column_tiles = (stride / kWidth + kTileVectors - 1) / kTileVectors;
+    const bool fetches = fetches_blocks(group, panels);
+    for (BlockWalk walk(group.runs, group.run_count); !walk.done();) {
+        const KeyBlock block = block_of(group, walk.block());
+        const std::int64_t steps = panels.count * 2 * column_tiles * std::max<std::int64_t>(1, block.count / kTileRows);
+        walk.advance();
+        NextBlock next;
+        if (fetches && !walk.done()) next = NextBlock(block_of(group, walk.block()), padded, stride, steps);
+        for (std::int64_t p = 0; p < panels.count; ++p) {
+            const Panel panel = panels.at(p);
+            const PanelInputs inputs = scratch.panel(panel.first, group.channels, group.scale * kLog2E);
+            kBlockKernels[panel.vectors - 1](block, group.channels, inputs, scratch.weights, next);
         }
     }
 }

@@ -78,4 +78,25 @@ struct KeyBlocks {
     std::int64_t size(std::int64_t block) const { return block + 1 < count ? step : keys - first(block); }
 };
 
+// The blocks of some runs of keys, one after the other.
+class BlockWalk {
+public:
+    BlockWalk(const KeyRun* runs, std::int64_t count)
+        : run_(runs), end_(runs + count), blocks_(count > 0 ? runs->count : 0) {}
+
+    bool done() const { return run_ == end_; }
+    KeyRun block() const { return {run_->first + blocks_.first(index_), blocks_.size(index_)}; }
+    void advance() {
+        if (++index_ < blocks_.count) return;
+        index_ = 0;
+        if (++run_ != end_) blocks_ = KeyBlocks(run_->count);
+    }
+
+private:
+    const KeyRun* run_;
+    const KeyRun* end_;
+    KeyBlocks blocks_;
+    std::int64_t index_ = 0;
+};
+
 }  // namespace fourreal::cpu::FOURREAL_SIMD
