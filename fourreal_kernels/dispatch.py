@@ -104,6 +104,11 @@ def _why_not(op: Operator, backend: str, call: Any) -> str | None:
     return module.unavailable() or module.refusal(call)
 
 
+def forced(backends: tuple[str, ...]) -> str:
+    """Which of ``backends`` the innermost :func:`use_backend` that names one asks for, else ``"auto"``."""
+    return next((name for name in reversed(_forced) if name == "auto" or name in backends), "auto")
+
+
 def select(op_name: str, call: Any, backend: str) -> str:
     """Name of the backend that runs ``call``.
 
@@ -115,7 +120,7 @@ def select(op_name: str, call: Any, backend: str) -> str:
     """
     op = _operator(op_name)
     if backend == "auto":
-        backend = next((name for name in reversed(_forced) if name == "auto" or name in op.backends), "auto")
+        backend = forced(op.backends)
     if backend != "auto":
         reason = _why_not(op, backend, call)
         if reason:

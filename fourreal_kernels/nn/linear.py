@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
+from ..dispatch import forced
+
 # Multiplications below which choosing a kernel of oneDNN takes longer than it saves.
 _FEWEST_PRODUCTS = 1 << 22
 _AFTER_PRODUCT = {False: ("none", [], ""), True: ("gelu", [], "tanh")}
@@ -15,10 +17,11 @@ _AFTER_PRODUCT = {False: ("none", [], ""), True: ("gelu", [], "tanh")}
 def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:
     """``layer(x)``, then ``gelu(., approximate="tanh")`` if asked for.
 
-    ``torch.nn.functional.linear`` writes the bias to memory, adds the product to it and leaves the GELU to a pass of
-    its own. oneDNN does both while the product is in registers; PyTorch offers it to Inductor, under a private name,
-    without derivatives. A ``layer`` that is more than a plain :class:`torch.nn.Linear` (an adapter around one, one
-    with hooks, one with parametrised weights) is called as it is.
+    :func:`torch.nn.functional.linear` writes the bias to memory, adds the product to it and leaves the GELU to a pass
+    of its own. oneDNN does both while the product is in registers; PyTorch has it for Inductor, under a private name
+    and without derivatives. It takes the place of a plain float32 :class:`torch.nn.Linear` where no gradient is wanted.
+    A layer that is more (an adapter around one, one with hooks or parametrised weights) is called as it is, and so is
+    every layer under ``use_backend("reference")``.
 
     Args:
         layer: a linear layer, C to F channels.
@@ -28,21 +31,25 @@ def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False) -> Tensor:
     Returns:
         ``(..., F)``.
     """
-    if _is_plain(layer) and _by_onednn(x, layer.weight, layer.bias):
+    if _is_plain(layer) and _wants_no_more_than_values() and _suits_onednn(x, layer.weight, layer.bias):
         return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, *_AFTER_PRODUCT[gelu])
     y = layer(x)
     return F.gelu(y, approximate="tanh") if gelu else y
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Nothing but product and bias would happen if the layer was called."""
+    """A call would do nothing but multiply and add the bias."""
     hooks = layer._forward_hooks or layer._forward_pre_hooks or torch_modules._has_any_global_hook()
     return type(layer) is nn.Linear and "forward" not in vars(layer) and not hooks
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return False
+def _wants_no_more_than_values() -> bool:
+    """No gradient, no graph, no cast, and no plain PyTorch operators in particular."""
+    recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return not recorded and not torch.is_autocast_enabled("cpu") and forced(("reference",)) == "auto"
+
+
+def _suits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     operands = [x, weight] if bias is None else [x, weight, bias]
     in_fp32_on_cpu = all(
         type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
