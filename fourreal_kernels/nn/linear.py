@@ -55,7 +55,9 @@ def _suits_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" and t.is_contiguous()
         for t in operands
     )
-    return in_fp32_on_cpu and x.numel() * weight.shape[0] >= _FEWEST_PRODUCTS and _has_onednn()
+    if not in_fp32_on_cpu or x.shape[-1:] != weight.shape[1:]:
+        return False
+    return x.numel() * weight.shape[0] >= _FEWEST_PRODUCTS and _has_onednn()
 
 
 def _has_onednn() -> bool:
