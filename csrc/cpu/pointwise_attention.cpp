@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "attention_paths.hpp"
@@ -80,14 +81,28 @@ struct Operand {
     }
 };
 
-bool streams(const AttentionOutput& out, const AttentionShape& shape) {
+// Whether an output is large, and its rows of all heads begin at whole lines.
+bool streams_tokens(const AttentionOutput& out, const AttentionShape& shape) {
     const std::int64_t bytes = element_size(shape.dtype);
     std::int64_t total = bytes;
     for (std::int64_t size : shape.sizes) total *= size;
     bool aligned = reinterpret_cast<std::uintptr_t>(out.data) % kStreamAlignment == 0;
-    aligned = aligned && shape.sizes[kAttChannel] * bytes % kStreamAlignment == 0;
-    for (std::int64_t stride : out.strides) aligned = aligned && stride * bytes % kStreamAlignment == 0;
+    for (int axis = 0; axis < kAttHead; ++axis) aligned = aligned && out.strides[axis] * bytes % kStreamAlignment == 0;
     return aligned && total >= kStreamBytes;
+}
+
+bool streams(const AttentionOutput& out, const AttentionShape& shape) {
+    const std::int64_t bytes = element_size(shape.dtype);
+    const bool aligned = shape.sizes[kAttChannel] * bytes % kStreamAlignment == 0;
+    return aligned && out.strides[kAttHead] * bytes % kStreamAlignment == 0 && streams_tokens(out, shape);
+}
+
+// How many heads side by side fill whole lines, where rows of one do not; 0 if the output cannot be streamed so.
+std::int64_t heads_streamed_together(const AttentionOutput& out, const AttentionShape& shape) {
+    const std::int64_t row = shape.sizes[kAttChannel] * element_size(shape.dtype);
+    const std::int64_t together = kStreamAlignment / std::gcd(row, kStreamAlignment);
+    const bool adjacent = out.strides[kAttHead] == shape.sizes[kAttChannel] && shape.sizes[kAttHead] % together == 0;
+    return together > 1 && together <= kMaxBundle && adjacent && streams_tokens(out, shape) ? together : 0;
 }
 
 // Whether the kernels of short sequences take it.
@@ -129,6 +144,7 @@ bool pointwise_attention_forward(const AttentionForward& args, InstructionSet se
     const Operand out(args.out, args.shape, split), lse(args.lse, args.shape, split);
     PointwiseForward job{pointwise_shape(args.shape, split), q.tensor, k.tensor, v.tensor, out.tensor, lse.tensor};
     job.shape.stream = streams(args.out, args.shape);
+    job.shape.stream_together = heads_streamed_together(args.out, args.shape);
 
     auto kernel = FOURREAL_KERNEL_FOR(set, pointwise_forward);
     std::int64_t scratch = FOURREAL_KERNEL_FOR(set, pointwise_forward_scratch)(job.shape);

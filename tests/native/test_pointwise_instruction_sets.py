@@ -115,3 +115,46 @@ def test_the_log_sum_exp_changes_nothing(entries, instruction_set):
     with_lse, _ = forward(q, k, v, "v", instruction_set)
     without, _ = forward(q, k, v, "v", instruction_set, keep_lse=False)
     assert torch.equal(with_lse, without)
+
+
+# Heads and channels whose rows are whole cache lines, fill them by 2, 4 or 8 heads, and do not fill them.
+LINES = [(2, 64, torch.float32), (2, 40, torch.float32), (4, 24, torch.float32), (4, 20, torch.float32),
+         (4, 40, torch.bfloat16), (8, 36, torch.float16), (3, 40, torch.float32), (6, 20, torch.float32)]
+
+
+def large_qkv(heads, channels, dtype, entries):
+    """Their output is beyond the size up to which outputs are left in the caches (4 MiB), by a few tokens."""
+    tokens = (4 << 20) // (entries * heads * channels * dtype.itemsize) + 3
+    return [torch.randn(1, entries, 1, tokens, heads, channels).to(dtype) for _ in range(3)]
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("entries", (5, 8))
+@pytest.mark.parametrize("heads, channels, dtype", LINES)
+def test_outputs_written_past_the_caches_are_those_of_small_calls(heads, channels, dtype, entries, instruction_set):
+    q, k, v = large_qkv(heads, channels, dtype, entries)
+    large, lse = forward(q, k, v, "v", instruction_set)
+    for tokens in (slice(None, 40), slice(-40, None)):
+        small, small_lse = forward(*(x[:, :, :, tokens].contiguous() for x in (q, k, v)), "v", instruction_set)
+        assert torch.equal(large[:, :, :, tokens], small) and torch.equal(lse[:, :, :, tokens], small_lse)
+    assert large.isfinite().all()
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("offset", (0, 64, 8))
+@pytest.mark.parametrize("head_gap", (0, 8))
+def test_what_lies_beside_outputs_written_past_the_caches_stays(head_gap, offset, instruction_set):
+    """At whole lines and elsewhere, with heads side by side and apart."""
+    q, k, v = large_qkv(2, 40, torch.float32, 8)
+    expected, _ = forward(q, k, v, "v", instruction_set)
+    token = 2 * (40 + head_gap)
+    strides = (0, (q.shape[3] + 1) * token + 64, 0, token, 40 + head_gap, 1)
+    memory = torch.full((8 * strides[1] + 128,), float("nan"))
+    out = memory.as_strided(q.shape, strides, offset)
+    lse = torch.empty(q.shape[:-1])
+    tensors = q, k, v, out, lse
+    library.axis_attention_forward("float32", q.shape, "v", 40**-0.5, tensors, instruction_set=instruction_set)
+    assert torch.equal(out, expected)
+    outside = torch.ones_like(memory, dtype=torch.bool)
+    outside.as_strided(q.shape, strides, offset).fill_(False)
+    assert memory[outside].isnan().all()

@@ -33,6 +33,8 @@ struct PointwiseShape {
     float scale;
     DType dtype;
     bool stream;  // write the outputs past the caches: they are aligned, in whole vectors, and larger than the caches
+    // If not 0: the same is possible for this many positions together, whose rows lie side by side and fill whole lines.
+    std::int64_t stream_together;
 
     std::int64_t columns() const { return entries / rows; }
     std::int64_t position_count() const {

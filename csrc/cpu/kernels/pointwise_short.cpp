@@ -1,5 +1,6 @@
 #include "kernels/pointwise_short.hpp"
 
+#include "kernels/pointwise_lines.hpp"
 #include "kernels/pointwise_mix.hpp"
 #include "kernels/pointwise_positions.hpp"
 #include "kernels/pointwise_short_parts.hpp"
@@ -8,7 +9,7 @@ namespace fourreal::cpu::FOURREAL_SIMD {
 namespace {
 
 struct Buffers {
-    float *packed, *queries, *hidden;
+    float *packed, *queries, *hidden, *lines;
     Scores scores;
 
     Buffers(const PointwiseShape& shape, Scratch& scratch) {
@@ -16,6 +17,7 @@ struct Buffers {
         packed = scratch.take(packed_floats(shape.channels, groups));
         queries = scratch.take(widened_floats(shape));
         hidden = scratch.take(groups * kWidth);
+        lines = scratch.take(Lines<float, kMostEntries>::size(shape));
         scores.group_size = Scores::size_of_group(shape.entries);
         scores.at = scratch.take(groups * scores.group_size);
     }
@@ -27,7 +29,7 @@ class ShortForward {
 
 public:
     ShortForward(const PointwiseForward& job, Scratch scratch)
-        : job_(job), sizes_(job.shape), buffers_(job.shape, scratch) {
+        : job_(job), sizes_(job.shape), buffers_(job.shape, scratch), lines_(job.shape, reinterpret_cast<T*>(buffers_.lines)) {
         hide_missing(job.shape.entries, kGroups, buffers_.hidden);
     }
 
@@ -40,6 +42,12 @@ public:
                                 queries_.ahead_in_use(ahead.at[kForwardQ]), buffers_.scores);
         normalise<kGroups, 0>(job_, entries, buffers_.scores, buffers_.hidden, {}, now.at[kForwardLse]);
         v_.point_at(job_.v, now.at[kForwardV], entries);
+        if (job_.shape.stream_together > 0) {
+            lines_.point_at(now.at[kForwardOut], out_);
+            write<false>(ahead.at[kForwardV]);
+            lines_.advance(job_.out);
+            return;
+        }
         out_.point_at(job_.out, now.at[kForwardOut], entries);
         if (job_.shape.stream)
             write<true>(ahead.at[kForwardV]);
@@ -67,6 +75,7 @@ private:
     QueryRows<T, kMostEntries> queries_;
     EntryRows<const T, kMostEntries> k_, v_;
     EntryRows<T, kMostEntries> out_;
+    Lines<T, kMostEntries> lines_;
 };
 
 }  // namespace
