@@ -99,10 +99,10 @@ FOURREAL_ALWAYS_INLINE Vec fraction_of(Vec x, Vec& integer) {
     integer = round_nearest(x);
     return x - integer;
 }
-// value * 2^integer for integers up to 127; below -126 the result is 0 (and NaN stays NaN).
+// value * 2^integer for integers from -126 on; below, the result is 0 (and NaN stays NaN), above 127 it is value * 2^127.
 FOURREAL_ALWAYS_INLINE Vec scale_by_power_of_two(Vec value, Vec integer) {
-    const Vec smallest = _mm256_set1_ps(-127.0f);
-    const Vec clamped = _mm256_max_ps(integer, smallest);
+    const Vec smallest = _mm256_set1_ps(-127.0f), largest = _mm256_set1_ps(127.0f);
+    const Vec clamped = _mm256_min_ps(_mm256_max_ps(integer, smallest), largest);
     const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(clamped), _mm256_set1_epi32(127)), 23);
     return value * _mm256_castsi256_ps(exponent);
 }

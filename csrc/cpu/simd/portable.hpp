@@ -81,7 +81,7 @@ FOURREAL_ALWAYS_INLINE Vec fraction_of(Vec x, Vec& integer) {
     integer = round_nearest(x);
     return x - integer;
 }
-// value * 2^integer for integers up to 127; below -126 the result is 0 (and NaN stays NaN).
+// value * 2^integer for integers from -126 on; below, the result is 0 (and NaN stays NaN), above 127 it is value * 2^127.
 FOURREAL_ALWAYS_INLINE Vec scale_by_power_of_two(Vec value, Vec integer) {
     const Vec smallest = broadcast(-127.0f), largest = broadcast(127.0f);
     const Vec above = integer > smallest ? integer : smallest;
