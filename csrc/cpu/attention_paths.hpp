@@ -9,9 +9,13 @@ namespace fourreal::cpu {
 bool pointwise_attention_forward(const AttentionForward& args, InstructionSet set);
 bool pointwise_attention_backward(const AttentionBackward& args, InstructionSet set);
 
-// Groups with the token axis ("n", "vn", "tn", "vtn", "vn|tn"): lists of whole frames.
+// One group with the token axis ("n", "vn", "tn", "vtn"): lines of whole frames.
 // One or two calls, in one parallel region.
 bool frame_attention_forward(const AttentionForward* calls, int count, InstructionSet set);
 bool frame_attention_backward(const AttentionBackward& args, InstructionSet set);
+
+// "vn|tn", of more than one view and more than one timestep.
+bool frame_union_forward(const AttentionForward& args, InstructionSet set);
+bool frame_union_backward(const AttentionBackward& args, InstructionSet set);
 
 }  // namespace fourreal::cpu

@@ -1,5 +1,5 @@
 #include "attention_paths.hpp"
-#include "frame_plan.hpp"
+#include "frame_passes.hpp"
 #include "kernels/frame_attention_backward.hpp"
 #include "scratch.hpp"
 
@@ -9,13 +9,14 @@ namespace {
 // Fewer items than this are divided further. By the shape alone, not by the threads: it decides the order of the sums.
 constexpr std::int64_t kWantedTasks = 8;
 
-// A call divided into tasks: the query groups of an item, or a part of them. A task adds to its own sums for dk and dv; the
+// A pass divided into tasks: the query groups of an item, or a part of them. A task adds to its own sums for dk and dv; the
 // sums of the tasks of an item are added in their order.
 class BackwardWork {
 public:
-    BackwardWork(const AttentionBackward& args, InstructionSet set)
-        : args_(args),
-          plan_(args.shape),
+    BackwardWork(const BackwardPass& pass, InstructionSet set)
+        : pass_(pass),
+          args_(pass.call),
+          plan_(args_.shape, pass.group, pass.keys),
           groups_(plan_, 3 * plan_.padded() + 2 * sum_stride()),
           tasks_per_item_(std::min(groups_per_item(), (kWantedTasks + items() - 1) / items())),
           pack_(FOURREAL_KERNEL_FOR(set, pack_rows)),
@@ -34,7 +35,7 @@ public:
         return aligned_count<float>(gradient_group_scratch(groups_.largest(), plan_.size(kAttChannel)));
     }
     std::int64_t index_size() const {
-        return aligned_count<std::int64_t>(kOffsetLists * groups_.largest() + 2 * plan_.most_runs());
+        return aligned_count<std::int64_t>(kOffsetLists * groups_.largest() + 2 * FramePlan::kMostRuns);
     }
 
     void pack_frame(std::int64_t item_index, std::int64_t frame, float* packed) const {
@@ -42,8 +43,8 @@ public:
         float* const keys = packed + plan_.first_key(frame) * plan_.padded();
         float* const values = keys + plan_.key_rows() * plan_.padded();
         const bool extra = plan_.is_extra(frame);
-        pack_(extra ? plan_.extra_rows(item, args_.extra_k) : plan_.frame_rows(item, frame, args_.k), keys);
-        pack_(extra ? plan_.extra_rows(item, args_.extra_v) : plan_.frame_rows(item, frame, args_.v), values);
+        pack_(extra ? plan_.extra_rows(item, args_.extra_k) : plan_.frame_rows(item, frame, args_.k, args_.shape.dtype), keys);
+        pack_(extra ? plan_.extra_rows(item, args_.extra_v) : plan_.frame_rows(item, frame, args_.v, args_.shape.dtype), values);
     }
 
     void run_task(std::int64_t item, std::int64_t task, const float* packed, float* sums, float* scratch,
@@ -74,8 +75,8 @@ public:
             std::copy_n(dv, floats, kept + floats);
             return;
         }
-        unpack_(dk, plan_.frame_rows(item, frame, args_.dk));
-        unpack_(dv, plan_.frame_rows(item, frame, args_.dv));
+        write_rows(item, frame, dk, args_.dk, pass_.earlier[1]);
+        write_rows(item, frame, dv, args_.dv, pass_.earlier[2]);
     }
 
     // Gradients of the extra tokens: the sums of all lines, in their order.
@@ -89,15 +90,21 @@ public:
         float* const sums = of_line(0);
         for (std::int64_t line = 1; line < plan_.lines(); ++line) add_(of_line(line), sums, 2 * floats);
         const FrameItem item{batch, head, 0, 0};
-        unpack_(sums, plan_.extra_rows(item, args_.extra_dk));
-        unpack_(sums + floats, plan_.extra_rows(item, args_.extra_dv));
+        unpack_(sums, plan_.extra_rows(item, args_.extra_dk), nullptr, 0);
+        unpack_(sums + floats, plan_.extra_rows(item, args_.extra_dv), nullptr, 0);
     }
 
 private:
-    static constexpr int kOffsetLists = 6;
+    static constexpr int kOffsetLists = 7;
 
     std::int64_t sum_stride() const { return vector_padded_channels(plan_.size(kAttChannel)); }
     std::int64_t groups_per_item() const { return plan_.query_sets() * groups_.count(); }
+
+    void write_rows(const FrameItem& item, std::int64_t frame, const float* sums, const AttentionOutput& to,
+                    const AttentionTensor<const float*>& earlier) const {
+        const float* const first = earlier.data ? earlier.data + plan_.frame_offset(item, frame, earlier) : nullptr;
+        unpack_(sums, plan_.frame_rows(item, frame, to, pass_.grad_dtype), first, earlier.strides[kAttToken]);
+    }
 
     void differentiate(std::int64_t item_index, std::int64_t group_index, const float* packed, float* sums, float* scratch,
                        std::int64_t* indices) const {
@@ -120,7 +127,9 @@ private:
         group.grad_out = args_.grad_out.data, group.grad_out_offsets = offsets_in(args_.grad_out);
         group.lse = static_cast<const float*>(args_.lse.data), group.lse_offsets = offsets_in(args_.lse);
         group.grad_lse = static_cast<const float*>(args_.grad_lse.data), group.grad_lse_offsets = offsets_in(args_.grad_lse);
+        group.dq_dtype = pass_.grad_dtype;
         group.dq = args_.dq.data, group.dq_offsets = offsets_in(args_.dq);
+        group.earlier_dq = pass_.earlier[0].data, group.earlier_dq_offsets = offsets_in(pass_.earlier[0]);
         group.keys = packed, group.values = packed + plan_.key_rows() * plan_.padded();
         group.dk = sums, group.dv = sums + plan_.key_rows() * sum_stride();
         KeyRun* const runs = reinterpret_cast<KeyRun*>(indices);
@@ -129,6 +138,7 @@ private:
         differentiate_(group, scratch);
     }
 
+    const BackwardPass& pass_;
     const AttentionBackward& args_;
     const FramePlan plan_;
     const QueryGroups groups_;
@@ -160,13 +170,14 @@ bool run_items_apart(const BackwardWork& work, float* extra_sums, int threads) {
 // With few items: threads share the frames to pack, then the tasks, then the frames to write, of all items.
 bool run_items_together(const BackwardWork& work, float* extra_sums, int threads) {
     const std::int64_t items = work.items(), frames = work.frames(), tasks = work.tasks_per_item();
-    const Scratch<float> packed = make_scratch<float>(items * work.packed_size());
-    const Scratch<float> sums = make_scratch<float>(items * tasks * work.sums_size());
-    const Scratch<float> scratch = make_scratch<float>(threads * work.scratch_size());
+    const std::int64_t item_size = work.packed_size() + tasks * work.sums_size();
+    // One piece: the second pass of a union finds the place of the first one.
+    const Scratch<float> floats = make_scratch<float>(items * item_size + threads * work.scratch_size());
     const Scratch<std::int64_t> indices = make_scratch<std::int64_t>(threads * work.index_size());
-    if (!packed || !sums || !scratch || !indices) return false;
-    const auto packed_of = [&](std::int64_t item) { return packed.get() + item * work.packed_size(); };
-    const auto sums_of = [&](std::int64_t item) { return sums.get() + item * tasks * work.sums_size(); };
+    if (!floats || !indices) return false;
+    const auto packed_of = [&](std::int64_t item) { return floats.get() + item * item_size; };
+    const auto sums_of = [&](std::int64_t item) { return packed_of(item) + work.packed_size(); };
+    float* const scratch = floats.get() + items * item_size;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -174,7 +185,7 @@ bool run_items_together(const BackwardWork& work, float* extra_sums, int threads
 #pragma omp for schedule(dynamic, 1)
         for (std::int64_t i = 0; i < items * tasks; ++i)
             work.run_task(i / tasks, i % tasks, packed_of(i / tasks), sums_of(i / tasks) + i % tasks * work.sums_size(),
-                          scratch.get() + thread_index() * work.scratch_size(),
+                          scratch + thread_index() * work.scratch_size(),
                           indices.get() + thread_index() * work.index_size());
 #pragma omp for schedule(static)
         for (std::int64_t i = 0; i < items * frames; ++i)
@@ -185,8 +196,8 @@ bool run_items_together(const BackwardWork& work, float* extra_sums, int threads
 
 }  // namespace
 
-bool frame_attention_backward(const AttentionBackward& args, InstructionSet set) {
-    const BackwardWork work(args, set);
+bool run_backward_pass(const BackwardPass& pass, InstructionSet set) {
+    const BackwardWork work(pass, set);
     const int threads = thread_limit();
     const std::int64_t results = work.extra_results();
     const Scratch<float> kept = make_scratch<float>(results > 0 ? work.items() * work.extra_size() : 1);
@@ -198,6 +209,10 @@ bool frame_attention_backward(const AttentionBackward& args, InstructionSet set)
 #pragma omp parallel for schedule(static) num_threads(threads) if (results > 1)
     for (std::int64_t result = 0; result < results; ++result) work.write_extra(result, extra_sums);
     return true;
+}
+
+bool frame_attention_backward(const AttentionBackward& args, InstructionSet set) {
+    return run_backward_pass({args, args.shape.axes.groups[0], args.shape.dtype}, set);
 }
 
 }  // namespace fourreal::cpu

@@ -1,9 +1,9 @@
 // How attention over whole frames is divided into independent work.
 //
 // An item is one (batch entry, head, line of frames): what shares packed keys. Its frames are numbered view-major, its rows
-// are the tokens of its frames. For one group of axes all rows attend to all rows; for "vn|tn" the item is the whole grid, and
-// the rows of a frame attend to the frames of the same view and those of the same timestep. Divisions depend on the shape
-// alone, never on the number of threads. Extra tokens are one more run of keys, behind those of the frames.
+// are the tokens of its frames. All rows attend to all rows, or, in the second pass of a union, to those of other frames.
+// Divisions depend on the shape alone, never on the number of threads. Extra tokens are one more run of keys, behind those of
+// the frames.
 #pragma once
 
 #include <algorithm>
@@ -21,13 +21,16 @@ struct FrameItem {
     std::int64_t first_time;
 };
 
+// Which keys of its line a row attends to.
+enum class LineKeys { kAll, kOfOtherFrames };
+
 class FramePlan {
 public:
-    explicit FramePlan(const AttentionShape& shape)
+    FramePlan(const AttentionShape& shape, const AxisGroup& group, LineKeys keys)
         : shape_(shape),
-          is_union_(shape.axes.count == 2),
-          views_(is_union_ || shape.axes.groups[0].view ? size(kAttView) : 1),
-          times_(is_union_ || shape.axes.groups[0].time ? size(kAttTime) : 1) {}
+          others_(keys == LineKeys::kOfOtherFrames),
+          views_(group.view ? size(kAttView) : 1),
+          times_(group.time ? size(kAttTime) : 1) {}
 
     std::int64_t size(AttentionAxis axis) const { return shape_.sizes[axis]; }
     std::int64_t tokens() const { return size(kAttToken); }
@@ -38,7 +41,7 @@ public:
     std::int64_t rows() const { return frames() * tokens(); }
 
     // What is packed: the frames of an item, then its extra tokens.
-    std::int64_t extra() const { return shape_.extra_tokens; }
+    std::int64_t extra() const { return others_ ? 0 : shape_.extra_tokens; }
     std::int64_t key_rows() const { return rows() + extra(); }
     std::int64_t key_frames() const { return frames() + (extra() > 0); }
     std::int64_t first_key(std::int64_t frame) const { return frame * tokens(); }
@@ -52,22 +55,20 @@ public:
     }
 
     // Sets of rows that attend to the same keys.
-    std::int64_t query_sets() const { return is_union_ ? frames() : 1; }
+    std::int64_t query_sets() const { return others_ ? frames() : 1; }
     std::int64_t queries_per_set() const { return rows() / query_sets(); }
 
-    // At most this many runs of keys; returns how many.
-    std::int64_t most_runs() const { return 1 + (is_union_ ? views_ : 1); }
+    // Returns how many runs of keys there are.
+    static constexpr std::int64_t kMostRuns = 2;
     std::int64_t key_runs(std::int64_t query_set, KeyRun* runs) const {
-        if (!is_union_) {
+        if (!others_) {
             runs[0] = {0, key_rows()};
             return 1;
         }
-        const std::int64_t own_view = query_set / times_, time = query_set % times_;
+        const KeyRun before{0, query_set * tokens()}, after{before.count + tokens(), rows() - tokens() - before.count};
         std::int64_t count = 0;
-        runs[count++] = {own_view * times_ * tokens(), times_ * tokens()};
-        for (std::int64_t view = 0; view < views_; ++view)
-            if (view != own_view) runs[count++] = {(view * times_ + time) * tokens(), tokens()};
-        if (extra() > 0) runs[count++] = {rows(), extra()};
+        for (const KeyRun& run : {before, after})
+            if (run.count > 0) runs[count++] = run;
         return count;
     }
 
@@ -95,9 +96,10 @@ public:
 
     // The tokens of a frame.
     template <typename Pointer>
-    Rows frame_rows(const FrameItem& item, std::int64_t frame, const AttentionTensor<Pointer>& x) const {
-        const std::int64_t offset = frame_offset(item, frame, x) * element_size(shape_.dtype);
-        return {shape_.dtype, static_cast<const char*>(x.data) + offset, x.strides[kAttToken], tokens(), size(kAttChannel)};
+    Rows frame_rows(const FrameItem& item, std::int64_t frame, const AttentionTensor<Pointer>& x, DType dtype) const {
+        const void* const data = x.data;
+        const char* const first = static_cast<const char*>(data) + frame_offset(item, frame, x) * element_size(dtype);
+        return {dtype, first, x.strides[kAttToken], tokens(), size(kAttChannel)};
     }
 
     // The extra tokens of an item's batch entry and head.
@@ -113,7 +115,7 @@ public:
 
 private:
     const AttentionShape& shape_;
-    const bool is_union_;
+    const bool others_;
     const std::int64_t views_;
     const std::int64_t times_;
 };
@@ -121,10 +123,11 @@ private:
 // Query groups of a set: as large as the second-level cache holds, but enough of them for the threads of a large machine.
 class QueryGroups {
 public:
-    // `floats_per_query` is the scratch that a query takes.
-    QueryGroups(const FramePlan& plan, std::int64_t floats_per_query) : queries_(plan.queries_per_set()) {
-        constexpr std::int64_t kCacheFloats = 160 * 1024, kMostQueries = 12 * kPanelQueries, kWantedGroups = 16;
-        const std::int64_t fitting = kCacheFloats / floats_per_query / kPanelQueries * kPanelQueries;
+    // `floats_per_query` is the scratch that a query takes, `cache_floats` what all of a group may take.
+    QueryGroups(const FramePlan& plan, std::int64_t floats_per_query, std::int64_t cache_floats = 160 * 1024)
+        : queries_(plan.queries_per_set()) {
+        constexpr std::int64_t kMostQueries = 12 * kPanelQueries, kWantedGroups = 16;
+        const std::int64_t fitting = cache_floats / floats_per_query / kPanelQueries * kPanelQueries;
         const std::int64_t most = std::clamp(fitting, kPanelQueries, kMostQueries);
         const std::int64_t sets = plan.items() * plan.query_sets();
         const std::int64_t wanted = (kWantedGroups + sets - 1) / sets;

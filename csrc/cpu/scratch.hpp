@@ -37,17 +37,24 @@ constexpr std::int64_t aligned_count(std::int64_t count) {
 }
 
 struct FreeScratch {
-    void operator()(void* memory) const { std::free(memory); }
+    void* memory = nullptr;
+
+    void operator()(const void*) const { std::free(memory); }
 };
 
 template <typename T>
 using Scratch = std::unique_ptr<T[], FreeScratch>;
 
-// Uninitialised; null if there is not enough memory.
+// Uninitialised; null if there is not enough memory. By malloc: what std::aligned_alloc of glibc took, and gave back, is too
+// small for the next request of the same size.
 template <typename T>
 Scratch<T> make_scratch(std::int64_t count) {
-    const std::size_t bytes = static_cast<std::size_t>(aligned_count<T>(count > 0 ? count : 1)) * sizeof(T);
-    return Scratch<T>(static_cast<T*>(std::aligned_alloc(kScratchAlignment, bytes)));
+    const std::size_t bytes = static_cast<std::size_t>(count > 0 ? count : 1) * sizeof(T);
+    std::size_t space = bytes + kScratchAlignment;
+    void* const memory = std::malloc(space);
+    void* first = memory;
+    if (memory) std::align(kScratchAlignment, bytes, first, space);
+    return Scratch<T>(static_cast<T*>(first), FreeScratch{memory});
 }
 
 }  // namespace fourreal::cpu

@@ -260,6 +260,7 @@ def call_attention(kernels: Kernels) -> None:
         attention(kernels, (1, 3, 2, 7, 2, 40), axes, dtype, make)
     for axes in ("vn", "vn|tn"):  # several panels of queries and blocks of keys
         attention(kernels, (1, 2, 2, 101, 1, 24), axes, torch.float32, fenced)
+    attention(kernels, (1, 2, 2, 260, 3, 256), "vn|tn", torch.bfloat16, fenced)  # a part of the heads at a time
     for axes, make in itertools.product(("vn", "tn", "vn|tn", "n", "vtn"), LAYOUTS):
         attention(kernels, (2, 2, 3, 5, 2, 40), axes, torch.float32, make, extra_tokens=7)
     for dtype in (torch.bfloat16, torch.float32):  # several tasks per line and blocks of keys

@@ -27,7 +27,7 @@ WANTED_TASKS = 8
 
 THREADS = (1, 2)
 FRAME_AXES = {"vn": (4, 1), "tn": (1, 4), "vn|tn": (2, 2)}
-"""With the views and timesteps of a grid that is one line of four frames."""
+"""With the views and timesteps of a grid that is one line of four frames, or in each pass of a union two of two."""
 
 pytestmark = pytest.mark.skipif(native.cpu_library() is None, reason=native.why_missing("cpu"))
 
@@ -37,19 +37,21 @@ class Case:
     call: str
     variant: str
     sizes: tuple[int, ...]
-    packed: int = 0
+    packed: float = 0
     """How many heads' keys and values, or sums of their gradients, it may hold."""
 
     def packed_bytes(self) -> int:
         return 2 * prod(self.sizes[1:4]) * self.sizes[5] * 4
 
-    def bound(self, threads: int) -> int:
+    def bound(self, threads: int) -> float:
         lse = prod(self.sizes[:5]) * 4 if self.call == "forward" else 0
         return self.packed * self.packed_bytes() + threads * PER_THREAD + lse
 
 
-def frame_case(call: str, axes: str, tokens: int, heads: int, packed: int) -> Case:
-    return Case(call, axes, (1, *FRAME_AXES[axes], tokens, heads, 64), packed)
+def frame_case(call: str, axes: str, tokens: int, heads: int, packed: float) -> Case:
+    """``packed``: of lines."""
+    lines = 2 if "|" in axes else 1
+    return Case(call, axes, (1, *FRAME_AXES[axes], tokens, heads, 64), packed / lines)
 
 
 def forward_cases(threads: int) -> list[Case]:
@@ -60,8 +62,10 @@ def forward_cases(threads: int) -> list[Case]:
 
 
 def backward_cases(threads: int) -> list[Case]:
-    """A packed head and its sums per thread; of one head the sums of every task."""
-    return [frame_case("backward", axes, tokens, heads, 1 + WANTED_TASKS if heads == 1 else 2 * threads)
+    """A packed line and its sums per thread; of one head the lines of a pass, and the sums of every task."""
+    def packed(axes: str, heads: int) -> int:
+        return 2 * threads if heads > 1 else WANTED_TASKS + (2 if "|" in axes else 1)
+    return [frame_case("backward", axes, tokens, heads, packed(axes, heads))
             for axes in ("vn", "vn|tn") for tokens in (128, 512) for heads in (1, WANTED_TASKS)]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attention_cases import dense_attention, dense_in_fp64, random_qkv
+from attention_cases import random_qkv
 from fourreal_kernels import native
-from op_numerics import assert_close_as_pytorch, dtype_name
+from native_attention import check, check_gradients, check_tensors, forward
+from op_numerics import dtype_name
 
 library = native.cpu_library()
 pytestmark = pytest.mark.skipif(library is None, reason=native.why_missing("cpu"))
@@ -20,28 +21,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ENTRIES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 21, 24, 25, 31, 32, 33)
 UNIONS = ((8, 8), (2, 3), (3, 2), (5, 7), (7, 5), (9, 4), (4, 9), (16, 3), (15, 16), (17, 2), (2, 17))
 CHANNELS = (2, 7, 8, 16, 24, 40, 64, 72, 128)
-
-
-def forward(q, k, v, axes, instruction_set, keep_lse=True):
-    """``(out, lse)`` in poisoned memory."""
-    out = torch.full_like(q, float("nan"))
-    lse = torch.full(q.shape[:-1], float("nan")) if keep_lse else None
-    tensors = q, k, v, out, lse
-    library.axis_attention_forward(dtype_name(q.dtype), q.shape, axes, q.shape[-1] ** -0.5, tensors,
-                                   instruction_set=instruction_set)
-    return out, lse
-
-
-def check(shape, axes, dtype, instruction_set):
-    check_tensors(*random_qkv(*shape, dtype=dtype), axes, instruction_set)
-
-
-def check_tensors(q, k, v, axes, instruction_set):
-    out, lse = forward(q, k, v, axes, instruction_set)
-    expected, expected_lse = dense_in_fp64(q, k, v, axes, None)
-    plain, plain_lse = dense_attention(q, k, v, axes, None)
-    assert_close_as_pytorch(out, expected, plain)
-    assert_close_as_pytorch(lse, expected_lse, plain_lse.float())
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
@@ -66,23 +45,6 @@ def test_every_head_dim(views, times, channels, instruction_set):
 def test_union(views, times, dtype, instruction_set):
     for channels in (24, 64):
         check((2, views, times, 1, 3, channels), "v|t", dtype, instruction_set)
-
-
-def check_gradients(shape, axes, dtype, instruction_set):
-    q, k, v = random_qkv(*shape, dtype=dtype)
-    grad_out, grad_lse = random_qkv(*shape, dtype=dtype)[0], torch.randn(shape[:-1])
-    out, lse = forward(q, k, v, axes, instruction_set)
-    results = [torch.full_like(q, float("nan")) for _ in range(3)]
-    tensors = grad_out, grad_lse, q, k, v, out, lse, *results
-    library.axis_attention_backward(dtype_name(dtype), q.shape, axes, shape[-1] ** -0.5, tensors,
-                                    instruction_set=instruction_set)
-    exact = [x.double().requires_grad_() for x in (q, k, v)]
-    expected = torch.autograd.grad(dense_in_fp64(*exact, axes), exact, (grad_out.double(), grad_lse.double()))
-    plain = [x.clone().requires_grad_() for x in (q, k, v)]
-    out, lse = dense_attention(*plain, axes)
-    same_dtype = torch.autograd.grad((out, lse), plain, (grad_out, grad_lse.to(lse.dtype)))
-    for result, reference, pytorch in zip(results, expected, same_dtype, strict=True):
-        assert_close_as_pytorch(result, reference, pytorch)
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)

@@ -5,6 +5,7 @@
 
 #include "kernels/panels.hpp"
 #include "kernels/rows.hpp"
+#include "kernels/rows_ahead.hpp"
 #include "simd/tiles.hpp"
 
 namespace fourreal::cpu::FOURREAL_SIMD {
@@ -26,10 +27,7 @@ struct PanelState {
 // Products of the queries with `kRows` keys.
 template <int kRows, int kVectors>
 FOURREAL_ALWAYS_INLINE Tile<kRows, kVectors> products_with(const float* keys, std::int64_t padded, const PanelState& panel) {
-    Tile<kRows, kVectors> tile;
-    tile.clear();
-    tile.multiply_add(keys, padded, 1, panel.queries, kVectors * kWidth, padded);
-    return tile;
+    return products_of<kRows, kVectors>(keys, padded, 1, panel.queries, kVectors * kWidth, padded);
 }
 
 // Products into `products`; keeps the largest score in `largest`.
@@ -136,9 +134,10 @@ FOURREAL_ALWAYS_INLINE bool too_large(const Lanes<kVectors>& sums) {
 
 template <int kVectors>
 FOURREAL_ALWAYS_INLINE void add_values(const float* values, std::int64_t count, std::int64_t padded,
-                                       const PanelState& panel, const float* probabilities) {
+                                       const PanelState& panel, const float* probabilities, RowsAhead& ahead) {
     constexpr std::int64_t kLanes = kVectors * kWidth;
     for (std::int64_t d = 0; d < padded; d += kTileRows) {
+        ahead.fetch_some();
         Tile<kTileRows, kVectors> tile;
         tile.clear();
         tile.multiply_add(values + d, 1, padded, probabilities, kLanes, count);
@@ -149,7 +148,7 @@ FOURREAL_ALWAYS_INLINE void add_values(const float* values, std::int64_t count, 
 // One block of keys for one panel.
 template <int kVectors>
 void attend_block(const float* keys, const float* values, std::int64_t count, std::int64_t padded,
-                  const PanelState& panel, bool first, float* probabilities) {
+                  const PanelState& panel, bool first, float* probabilities, RowsAhead& ahead) {
     Lanes<kVectors> sums;
     if (!first) sums = weigh_block<kVectors>(keys, count, padded, panel, probabilities);
     if (first || too_large(sums)) sums = weigh_block_anew<kVectors>(keys, count, padded, panel, first, probabilities);
@@ -157,10 +156,11 @@ void attend_block(const float* keys, const float* values, std::int64_t count, st
         float* const total = panel.sums + x * kWidth;
         store(total, load(total) + sums.at[x]);
     }
-    add_values<kVectors>(values, count, padded, panel, probabilities);
+    add_values<kVectors>(values, count, padded, panel, probabilities, ahead);
 }
 
-using BlockKernel = void (*)(const float*, const float*, std::int64_t, std::int64_t, const PanelState&, bool, float*);
+using BlockKernel = void (*)(const float*, const float*, std::int64_t, std::int64_t, const PanelState&, bool, float*,
+                             RowsAhead&);
 constexpr BlockKernel kBlockKernels[] = {attend_block<1>, attend_block<2>, attend_block<3>};
 static_assert(kPanelVectors == 3, "one block kernel per panel width");
 
@@ -192,10 +192,44 @@ void load_queries(const QueryGroup& group, const Panels& panels, const GroupScra
         transpose_rows_in(static_cast<const T*>(group.queries), group.query_offsets + panel.first, panel.queries, panel.lanes(),
                           group.channels, padded, scratch.queries + panel.first * padded);
     }
+}
+
+void clear_state(const Panels& panels, const GroupScratch& scratch, std::int64_t padded) {
     for (std::int64_t i = 0; i < panels.lanes * padded; i += kWidth) store(scratch.outputs + i, zero());
     for (std::int64_t i = 0; i < panels.lanes; i += kWidth) {
         store(scratch.maximum + i, zero());
         store(scratch.sums + i, zero());
+    }
+}
+
+void resume(const QueryGroup& group, const Panels& panels, const GroupScratch& scratch) {
+    const PartialGroup& partial = group.partial;
+    const std::int64_t padded = padded_channels(group.channels);
+    for (std::int64_t p = 0; p < panels.count; ++p) {
+        const Panel panel = panels.at(p);
+        transpose_rows_in(static_cast<const float*>(partial.values), partial.value_offsets + panel.first, panel.queries,
+                          panel.lanes(), group.channels, padded, scratch.outputs + panel.first * padded);
+    }
+    for (std::int64_t i = 0; i < panels.lanes; ++i) {
+        const bool used = i < group.count;
+        scratch.maximum[i] = used ? partial.state[partial.state_offsets[i]] : 0.0f;
+        scratch.sums[i] = used ? partial.state[partial.state_offsets[i] + 1] : 0.0f;
+    }
+}
+
+void suspend(const QueryGroup& group, const Panels& panels, const GroupScratch& scratch) {
+    const PartialGroup& partial = group.partial;
+    const std::int64_t padded = padded_channels(group.channels);
+    for (std::int64_t i = 0; i < group.count; ++i) {
+        partial.state[partial.state_offsets[i]] = scratch.maximum[i];
+        partial.state[partial.state_offsets[i] + 1] = scratch.sums[i];
+    }
+    float* const ones = scratch.sums;  // no longer needed
+    for (std::int64_t i = 0; i < panels.lanes; i += kWidth) store(ones + i, broadcast(1.0f));
+    for (std::int64_t p = 0; p < panels.count; ++p) {
+        const Panel panel = panels.at(p);
+        transpose_rows_out(scratch.outputs + panel.first * padded, ones + panel.first, panel.lanes(), group.channels, padded,
+                           panel.queries, partial.values, partial.value_offsets + panel.first);
     }
 }
 
@@ -232,14 +266,17 @@ void write_results(const QueryGroup& group, const Panels& panels, const GroupScr
 
 void attend_runs(const QueryGroup& group, const Panels& panels, const GroupScratch& scratch) {
     const std::int64_t padded = padded_channels(group.channels);
-    bool first = true;
+    std::int64_t steps = 0;
+    for (BlockWalk walk(group.runs, group.run_count); !walk.done(); walk.advance()) steps += panels.count * (padded / kTileRows);
+    RowsAhead ahead(group.ahead, group.ahead_count, steps);
+    bool first = !group.partial.resumes;
     for (BlockWalk walk(group.runs, group.run_count); !walk.done(); walk.advance(), first = false) {
         const KeyRun block = walk.block();
         for (std::int64_t p = 0; p < panels.count; ++p) {
             const Panel panel = panels.at(p);
             kBlockKernels[panel.vectors - 1](group.keys + block.first * padded, group.values + block.first * padded,
                                              block.count, padded, scratch.panel(panel.first, padded, group.scale * kLog2E),
-                                             first, scratch.scores);
+                                             first, scratch.scores, ahead);
         }
     }
 }
@@ -249,8 +286,15 @@ void attend_group_of(const QueryGroup& group, float* memory) {
     const Panels panels(group.count);
     const GroupScratch scratch(memory, panels.lanes, padded_channels(group.channels));
     load_queries<T>(group, panels, scratch);
+    if (group.partial.resumes)
+        resume(group, panels, scratch);
+    else
+        clear_state(panels, scratch, padded_channels(group.channels));
     attend_runs(group, panels, scratch);
-    write_results<T>(group, panels, scratch);
+    if (group.partial.suspends)
+        suspend(group, panels, scratch);
+    else
+        write_results<T>(group, panels, scratch);
 }
 
 template <typename T>

@@ -38,6 +38,16 @@ struct KeyRun {
     std::int64_t count;
 };
 
+// Where queries stand after some of their keys; see PartialOutputs. The offsets are those of query i, in floats.
+struct PartialGroup {
+    float* values;
+    const std::int64_t* value_offsets;
+    float* state;
+    const std::int64_t* state_offsets;
+    bool resumes;   // the group goes on from there
+    bool suspends;  // and stops there again, without results
+};
+
 // Queries that attend to the same keys. Query i starts query_offsets[i] elements after `queries`, and so on.
 struct QueryGroup {
     DType dtype;
@@ -54,6 +64,9 @@ struct QueryGroup {
     const float* values;
     const KeyRun* runs;
     std::int64_t run_count;
+    PartialGroup partial;
+    const Rows* ahead;  // rows to fetch into the second-level cache meanwhile
+    std::int64_t ahead_count;
 };
 
 // Floats of scratch that a group of `queries` needs.
@@ -66,5 +79,5 @@ constexpr std::int64_t query_group_scratch(std::int64_t queries, std::int64_t ch
 
 // Converts rows to float and pads their channels with zeros.
 FOURREAL_DECLARE_KERNEL(void, pack_rows, (const ::fourreal::cpu::Rows& rows, float* packed))
-// Writes out and lse of every query of the group. `scratch` is aligned to 64 bytes.
+// Writes out and lse of every query of the group, or where it stands. `scratch` is aligned to 64 bytes.
 FOURREAL_DECLARE_KERNEL(void, attend_group, (const ::fourreal::cpu::QueryGroup& group, float* scratch))

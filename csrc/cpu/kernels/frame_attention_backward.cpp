@@ -15,8 +15,8 @@ struct PanelInputs {
     const float* queries;        // [channels][lanes]
     float factor;                // of products of queries and keys, to scores in powers of two
     const float* grads;          // [channels][lanes], grad_out
-    const float* query_rows;     // [lanes][channels], scaled
-    const float* grad_rows;      // [lanes][channels], grad_out
+    const float* query_rows;     // [lanes][channels], scaled and corrected
+    const float* grad_rows;      // [lanes][channels], grad_out, corrected
     const float* negative_lse;   // [lanes], in powers of two
     const float* delta;          // [lanes], sum(grad_out * out) - grad_lse
     float* dq;                   // [channels][lanes], added to
@@ -28,9 +28,7 @@ FOURREAL_ALWAYS_INLINE void probabilities_of(const float* keys, std::int64_t pad
                                              float* probabilities) {
     const auto negative_lse = Lanes<kVectors>::load_from(panel.negative_lse);
     const Vec factor = broadcast(panel.factor);
-    Tile<kRows, kVectors> tile;
-    tile.clear();
-    tile.multiply_add(keys, padded, 1, panel.queries, kVectors * kWidth, padded);
+    const auto tile = products_of<kRows, kVectors>(keys, padded, 1, panel.queries, kVectors * kWidth, padded);
     for (int r = 0; r < kRows; ++r)
         for (int x = 0; x < kVectors; ++x)
             store(probabilities + (r * kVectors + x) * kWidth, exp2(fmadd(tile.at[r][x], factor, negative_lse.at[x])));
@@ -52,9 +50,7 @@ template <int kRows, int kVectors>
 FOURREAL_ALWAYS_INLINE void score_gradients_of(const float* values, std::int64_t padded, const PanelInputs& panel,
                                                const float* probabilities, float* score_grads) {
     const auto delta = Lanes<kVectors>::load_from(panel.delta);
-    Tile<kRows, kVectors> tile;
-    tile.clear();
-    tile.multiply_add(values, padded, 1, panel.grads, kVectors * kWidth, padded);
+    const auto tile = products_of<kRows, kVectors>(values, padded, 1, panel.grads, kVectors * kWidth, padded);
     for (int r = 0; r < kRows; ++r)
         for (int x = 0; x < kVectors; ++x) {
             const std::int64_t at = (r * kVectors + x) * kWidth;
@@ -153,6 +149,7 @@ struct GroupScratch {
     float* grad_rows;
     float* negative_lse;
     float* delta;
+    float* corrections;
     float* weights;
 
     GroupScratch(float* scratch, std::int64_t lanes, std::int64_t channels)
@@ -163,7 +160,8 @@ struct GroupScratch {
           grad_rows(query_rows + lanes * vector_padded_channels(channels)),
           negative_lse(grad_rows + lanes * vector_padded_channels(channels)),
           delta(negative_lse + lanes),
-          weights(delta + lanes) {}
+          corrections(delta + lanes),
+          weights(corrections + lanes) {}
 
     PanelInputs panel(std::int64_t first_lane, std::int64_t channels, float factor) const {
         const std::int64_t padded = padded_channels(channels), stride = vector_padded_channels(channels);
@@ -182,21 +180,31 @@ float row_product(const T* a, const T* b, std::int64_t channels) {
     return reduce_add(sum);
 }
 
-// The rows of one query: its copies, and the two numbers that its scores start from.
+// The log-sum-exp of a query in powers of two, negative. A float does not hold all of it: the error would be that of every
+// probability of the query, and what the rest makes of them, near 1, goes into the rows that they multiply instead.
+void load_log_sum(const GradientGroup& group, std::int64_t i, const GroupScratch& scratch) {
+    constexpr double kLog2EInDouble = 1.4426950408889634074;
+    const double power = kLog2EInDouble * static_cast<double>(group.lse[group.lse_offsets[i]]);
+    const float rounded = static_cast<float>(power);
+    scratch.negative_lse[i] = -rounded;
+    scratch.corrections[i] = 1.0f - kLn2 * static_cast<float>(power - static_cast<double>(rounded));
+}
+
+// The rows of one query: its copies, and the numbers that its scores start from.
 template <typename T>
 void load_query(const GradientGroup& group, std::int64_t i, const GroupScratch& scratch) {
     const std::int64_t stride = vector_padded_channels(group.channels);
     const T* query = static_cast<const T*>(group.queries) + group.query_offsets[i];
     const T* grad = static_cast<const T*>(group.grad_out) + group.grad_out_offsets[i];
     const T* out = static_cast<const T*>(group.out) + group.out_offsets[i];
-    const Vec scale = broadcast(group.scale);
+    load_log_sum(group, i, scratch);
+    const Vec correction = broadcast(scratch.corrections[i]), scale = broadcast(group.scale * scratch.corrections[i]);
     for (std::int64_t d = 0; d < stride; d += kWidth) {
         const bool inside = d < group.channels;
         store(scratch.query_rows + i * stride + d, inside ? scale * load_channels(query, d, group.channels) : zero());
-        store(scratch.grad_rows + i * stride + d, inside ? load_channels(grad, d, group.channels) : zero());
+        store(scratch.grad_rows + i * stride + d, inside ? correction * load_channels(grad, d, group.channels) : zero());
     }
     const float grad_lse = group.grad_lse ? group.grad_lse[group.grad_lse_offsets[i]] : 0.0f;
-    scratch.negative_lse[i] = -kLog2E * group.lse[group.lse_offsets[i]];
     scratch.delta[i] = row_product(grad, out, group.channels) - grad_lse;
 }
 
@@ -213,6 +221,7 @@ void load_group(const GradientGroup& group, const Panels& panels, const GroupScr
     clear(scratch.grad_rows + group.count * stride, unused * stride);
     clear(scratch.negative_lse + group.count, unused);
     clear(scratch.delta + group.count, unused);
+    clear(scratch.corrections + group.count, unused);
     clear(scratch.dq, panels.lanes * padded);
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const Panel panel = panels.at(p);
@@ -257,14 +266,25 @@ void differentiate_runs(const GradientGroup& group, const Panels& panels, const 
 }
 
 template <typename T>
-void write_query_gradients(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
+void write_query_gradients_as(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
     const std::int64_t padded = padded_channels(group.channels);
-    float* const factors = scratch.negative_lse;  // no longer needed
-    for (std::int64_t i = 0; i < panels.lanes; ++i) factors[i] = group.scale;
+    float* const factors = scratch.corrections;
+    for (std::int64_t i = 0; i < panels.lanes; ++i) factors[i] *= group.scale;
+    const EarlierRows earlier{group.earlier_dq, group.earlier_dq_offsets};
     for (std::int64_t p = 0; p < panels.count; ++p) {
         const Panel panel = panels.at(p);
         transpose_rows_out(scratch.dq + panel.first * padded, factors + panel.first, panel.lanes(), group.channels, padded,
-                           panel.queries, static_cast<T*>(group.dq), group.dq_offsets + panel.first);
+                           panel.queries, static_cast<T*>(group.dq), group.dq_offsets + panel.first,
+                           earlier.from(panel.first));
+    }
+}
+
+void write_query_gradients(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
+    switch (group.dq_dtype) {
+        case DType::kFloat32: return write_query_gradients_as<float>(group, panels, scratch);
+        case DType::kFloat16: return write_query_gradients_as<Float16>(group, panels, scratch);
+        case DType::kBFloat16: return write_query_gradients_as<BFloat16>(group, panels, scratch);
+        case DType::kFloat64: return;
     }
 }
 
@@ -274,18 +294,21 @@ void differentiate_group_of(const GradientGroup& group, float* memory) {
     const GroupScratch scratch(memory, panels.lanes, group.channels);
     load_group<T>(group, panels, scratch);
     differentiate_runs(group, panels, scratch);
-    write_query_gradients<T>(group, panels, scratch);
+    write_query_gradients(group, panels, scratch);
 }
 
 template <typename T>
-void unpack_rows_of(const float* accumulated, const Rows& rows) {
+void unpack_rows_of(const float* accumulated, const Rows& rows, const float* earlier, std::int64_t earlier_stride) {
     const std::int64_t stride = vector_padded_channels(rows.channels);
     T* first = static_cast<T*>(const_cast<void*>(rows.first));
     for (std::int64_t row = 0; row < rows.count; ++row) {
         if (row + kRowsAhead < rows.count)
             prefetch_row_to_write(first + (row + kRowsAhead) * rows.stride, rows.channels);
-        for (std::int64_t d = 0; d < rows.channels; d += kWidth)
-            store_channels(first + row * rows.stride, d, rows.channels, load(accumulated + row * stride + d));
+        for (std::int64_t d = 0; d < rows.channels; d += kWidth) {
+            Vec sum = load(accumulated + row * stride + d);
+            if (earlier) sum = sum + load_channels(earlier + row * earlier_stride, d, rows.channels);
+            store_channels(first + row * rows.stride, d, rows.channels, sum);
+        }
     }
 }
 
@@ -300,11 +323,11 @@ void differentiate_group(const GradientGroup& group, float* scratch) {
     }
 }
 
-void unpack_rows(const float* accumulated, const Rows& rows) {
+void unpack_rows(const float* accumulated, const Rows& rows, const float* earlier, std::int64_t earlier_stride) {
     switch (rows.dtype) {
-        case DType::kFloat32: return unpack_rows_of<float>(accumulated, rows);
-        case DType::kFloat16: return unpack_rows_of<Float16>(accumulated, rows);
-        case DType::kBFloat16: return unpack_rows_of<BFloat16>(accumulated, rows);
+        case DType::kFloat32: return unpack_rows_of<float>(accumulated, rows, earlier, earlier_stride);
+        case DType::kFloat16: return unpack_rows_of<Float16>(accumulated, rows, earlier, earlier_stride);
+        case DType::kBFloat16: return unpack_rows_of<BFloat16>(accumulated, rows, earlier, earlier_stride);
         case DType::kFloat64: return;
     }
 }

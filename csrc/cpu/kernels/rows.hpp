@@ -81,10 +81,19 @@ void transpose_rows_in(const T* first, const std::int64_t* offsets, std::int64_t
     }
 }
 
-// The inverse: row_i[d] = factors[i] * panel[d * lanes + i].
+// Rows of floats that are added to what is written, where they are not null; they may be the rows written.
+struct EarlierRows {
+    const float* first = nullptr;
+    const std::int64_t* offsets = nullptr;
+
+    EarlierRows from(std::int64_t row) const { return {first, offsets + row}; }
+};
+
+// The inverse: row_i[d] = factors[i] * panel[d * lanes + i] + earlier_i[d].
 template <typename T>
 void transpose_rows_out(const float* panel, const float* factors, std::int64_t lanes, std::int64_t channels,
-                        std::int64_t padded, std::int64_t count, T* first, const std::int64_t* offsets) {
+                        std::int64_t padded, std::int64_t count, T* first, const std::int64_t* offsets,
+                        const EarlierRows& earlier = {}) {
     for (std::int64_t i = 0; i < lanes && i < count; i += kWidth) {
         for (std::int64_t r = i + kWidth; r < i + 2 * kWidth && r < count; ++r)
             prefetch_row_to_write(first + offsets[r], channels);
@@ -97,8 +106,12 @@ void transpose_rows_out(const float* panel, const float* factors, std::int64_t l
             transpose(square);
             const std::int64_t rows = count - i;
 #pragma GCC unroll 16
-            for (int r = 0; r < kWidth; ++r)
-                if (r < rows) store_channels(first + offsets[i + r], d, channels, square[r]);
+            for (int r = 0; r < kWidth; ++r) {
+                if (r >= rows) break;
+                if (earlier.first)
+                    square[r] = square[r] + load_channels(earlier.first + earlier.offsets[i + r], d, channels);
+                store_channels(first + offsets[i + r], d, channels, square[r]);
+            }
         }
     }
 }

@@ -43,6 +43,45 @@ struct Tile {
             }
         }
     }
+    FOURREAL_ALWAYS_INLINE void load_from(const float* from, std::int64_t row_stride) {
+        for (int r = 0; r < kRows; ++r)
+            for (int x = 0; x < kVectors; ++x) at[r][x] = load(from + r * row_stride + x * kWidth);
+    }
 };
+
+// Rounding errors grow with the length of a chain of sums.
+constexpr std::int64_t kLongestChain = 128;
+
+// sums <- the products of a tile, formed in parts. Not inlined: the accumulators of two parts do not fit into registers.
+template <int kRows, int kVectors>
+[[gnu::noinline]] void long_products(const float* a, std::int64_t row_step, std::int64_t depth_step, const float* b,
+                                     std::int64_t b_stride, std::int64_t depth, float* sums) {
+    for (std::int64_t k = 0; k < depth; k += kLongestChain) {
+        Tile<kRows, kVectors> part;
+        part.clear();
+        part.multiply_add(a + k * depth_step, row_step, depth_step, b + k * b_stride, b_stride,
+                          depth - k < kLongestChain ? depth - k : kLongestChain);
+        if (k == 0)
+            part.store_to(sums, kVectors * kWidth);
+        else
+            part.add_to(sums, kVectors * kWidth);
+    }
+}
+
+// Tile::multiply_add from nothing, for any depth.
+template <int kRows, int kVectors>
+FOURREAL_ALWAYS_INLINE Tile<kRows, kVectors> products_of(const float* a, std::int64_t row_step, std::int64_t depth_step,
+                                                         const float* b, std::int64_t b_stride, std::int64_t depth) {
+    Tile<kRows, kVectors> tile;
+    if (depth <= kLongestChain) {
+        tile.clear();
+        tile.multiply_add(a, row_step, depth_step, b, b_stride, depth);
+    } else {
+        float sums[kRows * kVectors * kWidth];
+        long_products<kRows, kVectors>(a, row_step, depth_step, b, b_stride, depth, sums);
+        tile.load_from(sums, kVectors * kWidth);
+    }
+    return tile;
+}
 
 }  // namespace fourreal::cpu::FOURREAL_SIMD
