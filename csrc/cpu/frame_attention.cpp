@@ -13,7 +13,7 @@ public:
     ForwardWork(const ForwardPass& pass, InstructionSet set)
         : pass_(pass),
           args_(pass.call),
-          plan_(args_.shape, pass.group, pass.keys),
+          plan_(args_.shape, pass.lines),
           groups_(plan_, 2 * plan_.padded(), group_floats(plan_)),
           pack_(FOURREAL_KERNEL_FOR(set, pack_rows)),
           attend_(FOURREAL_KERNEL_FOR(set, attend_group)) {}
@@ -36,8 +36,9 @@ public:
         float* const keys = packed + plan_.first_key(frame) * plan_.padded();
         float* const values = keys + plan_.key_rows() * plan_.padded();
         const bool extra = plan_.is_extra(frame);
-        pack_(extra ? plan_.extra_rows(item, args_.extra_k) : plan_.frame_rows(item, frame, args_.k, args_.shape.dtype), keys);
-        pack_(extra ? plan_.extra_rows(item, args_.extra_v) : plan_.frame_rows(item, frame, args_.v, args_.shape.dtype), values);
+        const DType dtype = args_.shape.dtype;
+        pack_(extra ? plan_.extra_rows(item, args_.extra_k) : plan_.frame_rows(item, frame, args_.k, dtype), keys);
+        pack_(extra ? plan_.extra_rows(item, args_.extra_v) : plan_.frame_rows(item, frame, args_.v, dtype), values);
     }
 
     // A part of the rows of an item that are to be fetched before its turn, beside the groups of the item before.
@@ -222,8 +223,7 @@ bool run_forward_passes(const ForwardPass* passes, int count, InstructionSet set
 }
 
 bool frame_attention_forward(const AttentionForward* calls, int count, InstructionSet set) {
-    const ForwardPass passes[] = {{calls[0], calls[0].shape.axes.groups[0]},
-                                  {calls[count - 1], calls[count - 1].shape.axes.groups[0]}};
+    const ForwardPass passes[] = {{calls[0], all_lines(calls[0].shape)}, {calls[count - 1], all_lines(calls[count - 1].shape)}};
     return run_forward_passes(passes, count, set);
 }
 

@@ -16,9 +16,9 @@ public:
     BackwardWork(const BackwardPass& pass, InstructionSet set)
         : pass_(pass),
           args_(pass.call),
-          plan_(args_.shape, pass.group, pass.keys),
+          plan_(args_.shape, pass.lines),
           groups_(plan_, 3 * plan_.padded() + 2 * sum_stride()),
-          tasks_per_item_(std::min(groups_per_item(), (kWantedTasks + items() - 1) / items())),
+          tasks_per_item_(std::min(groups_per_item(), (kWantedTasks + plan_.items_in_all() - 1) / plan_.items_in_all())),
           pack_(FOURREAL_KERNEL_FOR(set, pack_rows)),
           unpack_(FOURREAL_KERNEL_FOR(set, unpack_rows)),
           add_(FOURREAL_KERNEL_FOR(set, add_floats)),
@@ -43,8 +43,9 @@ public:
         float* const keys = packed + plan_.first_key(frame) * plan_.padded();
         float* const values = keys + plan_.key_rows() * plan_.padded();
         const bool extra = plan_.is_extra(frame);
-        pack_(extra ? plan_.extra_rows(item, args_.extra_k) : plan_.frame_rows(item, frame, args_.k, args_.shape.dtype), keys);
-        pack_(extra ? plan_.extra_rows(item, args_.extra_v) : plan_.frame_rows(item, frame, args_.v, args_.shape.dtype), values);
+        const DType dtype = args_.shape.dtype;
+        pack_(extra ? plan_.extra_rows(item, args_.extra_k) : plan_.frame_rows(item, frame, args_.k, dtype), keys);
+        pack_(extra ? plan_.extra_rows(item, args_.extra_v) : plan_.frame_rows(item, frame, args_.v, dtype), values);
     }
 
     void run_task(std::int64_t item, std::int64_t task, const float* packed, float* sums, float* scratch,
@@ -212,7 +213,7 @@ bool run_backward_pass(const BackwardPass& pass, InstructionSet set) {
 }
 
 bool frame_attention_backward(const AttentionBackward& args, InstructionSet set) {
-    return run_backward_pass({args, args.shape.axes.groups[0], args.shape.dtype}, set);
+    return run_backward_pass({args, all_lines(args.shape), args.shape.dtype}, set);
 }
 
 }  // namespace fourreal::cpu

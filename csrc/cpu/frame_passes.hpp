@@ -17,21 +17,24 @@ constexpr std::int64_t kPartialState = 2;  // floats of a row
 
 struct ForwardPass {
     AttentionForward call;
-    AxisGroup group;
-    LineKeys keys = LineKeys::kAll;
+    LinePass lines;
     PartialOutputs partial{};
     bool resumes = false;   // goes on from `partial`
     bool suspends = false;  // writes `partial` instead of the results
 };
+
+// All lines of the first group of axes of a call.
+inline LinePass all_lines(const AttentionShape& shape) {
+    return {shape.axes.groups[0], LineKeys::kAll, shape.sizes[kAttBatch] * shape.sizes[kAttHead]};
+}
 
 // In one parallel region: no pass may resume another of them. False if memory for scratch is missing.
 bool run_forward_passes(const ForwardPass* passes, int count, InstructionSet set);
 
 struct BackwardPass {
     AttentionBackward call;
-    AxisGroup group;
+    LinePass lines;
     DType grad_dtype;  // of dq, dk and dv
-    LineKeys keys = LineKeys::kAll;
     AttentionTensor<const float*> earlier[3] = {};  // added to dq, dk and dv, which they may be; may have no data
 };
 

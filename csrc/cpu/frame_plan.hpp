@@ -2,8 +2,8 @@
 //
 // An item is one (batch entry, head, line of frames): what shares packed keys. Its frames are numbered view-major, its rows
 // are the tokens of its frames. All rows attend to all rows, or, in the second pass of a union, to those of other frames.
-// Divisions depend on the shape alone, never on the number of threads. Extra tokens are one more run of keys, behind those of
-// the frames.
+// Divisions depend on the shape of a call alone, never on the number of threads. Extra tokens are one more run of keys,
+// behind those of the frames.
 #pragma once
 
 #include <algorithm>
@@ -24,19 +24,28 @@ struct FrameItem {
 // Which keys of its line a row attends to.
 enum class LineKeys { kAll, kOfOtherFrames };
 
+struct LinePass {
+    AxisGroup group;  // of the axes of a line
+    LineKeys keys;
+    std::int64_t heads_in_all;  // batch entries times heads, of which the pass may be given a part
+};
+
 class FramePlan {
 public:
-    FramePlan(const AttentionShape& shape, const AxisGroup& group, LineKeys keys)
+    FramePlan(const AttentionShape& shape, const LinePass& pass)
         : shape_(shape),
-          others_(keys == LineKeys::kOfOtherFrames),
-          views_(group.view ? size(kAttView) : 1),
-          times_(group.time ? size(kAttTime) : 1) {}
+          heads_in_all_(pass.heads_in_all),
+          others_(pass.keys == LineKeys::kOfOtherFrames),
+          views_(pass.group.view ? size(kAttView) : 1),
+          times_(pass.group.time ? size(kAttTime) : 1) {}
 
     std::int64_t size(AttentionAxis axis) const { return shape_.sizes[axis]; }
     std::int64_t tokens() const { return size(kAttToken); }
     std::int64_t padded() const { return padded_channels(size(kAttChannel)); }
 
     std::int64_t items() const { return size(kAttBatch) * size(kAttHead) * lines(); }
+    // What divisions depend on: parts of a call are divided like all of it.
+    std::int64_t items_in_all() const { return heads_in_all_ * lines(); }
     std::int64_t frames() const { return views_ * times_; }
     std::int64_t rows() const { return frames() * tokens(); }
 
@@ -115,6 +124,7 @@ public:
 
 private:
     const AttentionShape& shape_;
+    const std::int64_t heads_in_all_;
     const bool others_;
     const std::int64_t views_;
     const std::int64_t times_;
@@ -129,7 +139,7 @@ public:
         constexpr std::int64_t kMostQueries = 12 * kPanelQueries, kWantedGroups = 16;
         const std::int64_t fitting = cache_floats / floats_per_query / kPanelQueries * kPanelQueries;
         const std::int64_t most = std::clamp(fitting, kPanelQueries, kMostQueries);
-        const std::int64_t sets = plan.items() * plan.query_sets();
+        const std::int64_t sets = plan.items_in_all() * plan.query_sets();
         const std::int64_t wanted = (kWantedGroups + sets - 1) / sets;
         count_ = std::max((queries_ + most - 1) / most, std::min(wanted, (queries_ + kPanelQueries - 1) / kPanelQueries));
         step_ = ((queries_ + count_ - 1) / count_ + kPanelQueries - 1) / kPanelQueries * kPanelQueries;

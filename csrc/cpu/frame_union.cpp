@@ -15,7 +15,8 @@ std::int64_t rows_of(const AttentionShape& shape) {
     return shape.sizes[kAttView] * shape.sizes[kAttTime] * shape.sizes[kAttToken];
 }
 
-// Divides a call into parts whose memory is bounded: `floats` are held for each batch entry and head.
+// Divides a call into parts whose memory is bounded: `floats` are held for each batch entry and head. Results do not depend
+// on the division.
 class Parts {
 public:
     Parts(const AttentionShape& shape, std::int64_t floats) : batches_(shape.sizes[kAttBatch]), heads_(shape.sizes[kAttHead]) {
@@ -100,26 +101,32 @@ AttentionTensor<float*> as_floats(const AttentionTensor<Pointer>& x) {
 // Float32 results hold what stands between the passes themselves.
 bool waits_in_results(const AttentionShape& shape) { return shape.dtype == DType::kFloat32; }
 
-// The group whose lines come first: timesteps of a view lie side by side.
-const AxisGroup& time_group(const AttentionAxes& axes) { return axes.groups[axes.groups[0].time ? 0 : 1]; }
-const AxisGroup& view_group(const AttentionAxes& axes) { return axes.groups[axes.groups[0].time ? 1 : 0]; }
+struct TwoPasses {
+    LinePass first, second;
+};
 
-bool union_forward(const AttentionForward& call, float* memory, InstructionSet set) {
+// Lines of timesteps come first: those of a view lie side by side.
+TwoPasses passes_of(const AttentionShape& shape) {
+    const int time = shape.axes.groups[0].time ? 0 : 1;
+    const std::int64_t heads = shape.sizes[kAttBatch] * shape.sizes[kAttHead];
+    return {{shape.axes.groups[time], LineKeys::kAll, heads}, {shape.axes.groups[1 - time], LineKeys::kOfOtherFrames, heads}};
+}
+
+bool union_forward(const AttentionForward& call, const TwoPasses& passes, float* memory, InstructionSet set) {
     const AttentionShape& shape = call.shape;
     const std::int64_t states = shape.sizes[kAttBatch] * shape.sizes[kAttHead] * rows_of(shape) * kPartialState;
     const PartialOutputs partial{
         waits_in_results(shape) ? as_floats(call.out) : dense_rows(memory + states, shape, shape.sizes[kAttChannel]),
         dense_rows(memory, shape, kPartialState)};
-    ForwardPass first{call, time_group(shape.axes)}, second{call, view_group(shape.axes), LineKeys::kOfOtherFrames};
+    ForwardPass first{call, passes.first}, second{call, passes.second};
     first.partial = second.partial = partial;
     first.suspends = second.resumes = true;
     return run_forward_passes(&first, 1, set) && run_forward_passes(&second, 1, set);
 }
 
-bool union_backward(const AttentionBackward& call, float* memory, InstructionSet set) {
+bool union_backward(const AttentionBackward& call, const TwoPasses& passes, float* memory, InstructionSet set) {
     const AttentionShape& shape = call.shape;
-    BackwardPass first{call, time_group(shape.axes), DType::kFloat32};
-    BackwardPass second{call, view_group(shape.axes), shape.dtype, LineKeys::kOfOtherFrames};
+    BackwardPass first{call, passes.first, DType::kFloat32}, second{call, passes.second, shape.dtype};
     AttentionOutput* const results[] = {&first.call.dq, &first.call.dk, &first.call.dv};
     for (int i = 0; i < 3; ++i) {
         if (!waits_in_results(shape)) {
@@ -141,7 +148,10 @@ bool frame_union_forward(const AttentionForward& args, InstructionSet set) {
     const std::int64_t floats = rows_of(args.shape) * (kPartialState + values);
     const Parts parts(args.shape, floats);
     const Scratch<float> memory = make_scratch<float>(parts.largest() * floats);
-    return memory && parts.all([&](const Part& part) { return union_forward(part_of(args, part), memory.get(), set); });
+    const auto run = [&](const Part& part) {
+        return union_forward(part_of(args, part), passes_of(args.shape), memory.get(), set);
+    };
+    return memory && parts.all(run);
 }
 
 bool frame_union_backward(const AttentionBackward& args, InstructionSet set) {
@@ -149,7 +159,10 @@ bool frame_union_backward(const AttentionBackward& args, InstructionSet set) {
     const std::int64_t floats = rows_of(args.shape) * gradients;
     const Parts parts(args.shape, floats);
     const Scratch<float> memory = make_scratch<float>(parts.largest() * floats);
-    return memory && parts.all([&](const Part& part) { return union_backward(part_of(args, part), memory.get(), set); });
+    const auto run = [&](const Part& part) {
+        return union_backward(part_of(args, part), passes_of(args.shape), memory.get(), set);
+    };
+    return memory && parts.all(run);
 }
 
 }  // namespace fourreal::cpu

@@ -78,6 +78,10 @@ def test_attention_of_bfloat16(axes):
     check(attention(axes), qkv(FRAME_GRIDS["two heads"], torch.bfloat16))
 
 
+def test_union_of_which_each_thread_holds_a_head():
+    check(attention("vn|tn"), qkv((1, 2, 2, 260, 3, 96), torch.bfloat16))
+
+
 def two_streams(*tensors: Tensor) -> tuple[Tensor, Tensor]:
     return fk.two_stream_attention(tensors[:3], tensors[3:], backend="cpu")
 
