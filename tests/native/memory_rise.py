@@ -1,8 +1,8 @@
 """Measures by how much single calls raise the peak memory of this process: memory_rise.py < cases, in JSON.
 
-A case is [threads, call, variant, sizes (B, V, T, N, H, D)], the variant being the axes of an attention call or the
-form of an exchange. Writes the rises in bytes, in JSON; null where the system does not tell. All tensors exist before
-the call, but for the log-sum-exp that a forward returns.
+A case is [threads, call, variant, sizes (B, V, T, N, H, D)], the variant being the axes of an attention call, with its
+dtype if that is not float32 ("vn bfloat16"), or the form of an exchange. Writes the rises in bytes, in JSON; null where
+the system does not tell. All tensors exist before the call, but for the log-sum-exp that a forward returns.
 """
 
 from __future__ import annotations
@@ -21,18 +21,25 @@ from fourreal_kernels.grid import parse_axes
 from fourreal_kernels.ops.axis_attention import cpu
 
 
-def filled(*shape: int) -> Tensor:
+def filled(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Every page written, so that it is in memory."""
-    return torch.full(shape, 0.01)
+    return torch.full(shape, 0.01, dtype=dtype)
 
 
-def forward(axes: str, sizes: list[int]) -> Callable[[], object]:
-    q, k, v, out = filled(4, *sizes)
+def axes_and_dtype(variant: str) -> tuple[str, torch.dtype]:
+    axes, _, dtype = variant.partition(" ")
+    return axes, getattr(torch, dtype or "float32")
+
+
+def forward(variant: str, sizes: list[int]) -> Callable[[], object]:
+    axes, dtype = axes_and_dtype(variant)
+    q, k, v, out = filled(4, *sizes, dtype=dtype)
     return lambda: axis_attention(q, k, v, axes, out=out, backend="cpu")
 
 
-def backward(axes: str, sizes: list[int]) -> Callable[[], object]:
-    q, k, v, out, grad_out, *grads = filled(8, *sizes)
+def backward(variant: str, sizes: list[int]) -> Callable[[], object]:
+    axes, dtype = axes_and_dtype(variant)
+    q, k, v, out, grad_out, *grads = filled(8, *sizes, dtype=dtype)
     lse = torch.full(sizes[:5], 50.0)
     scale = sizes[5] ** -0.5
     return lambda: cpu.backward(grad_out, None, q, k, v, out, lse, parse_axes(axes), scale, tuple(grads))

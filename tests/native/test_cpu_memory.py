@@ -69,6 +69,14 @@ def backward_cases(threads: int) -> list[Case]:
             for axes in ("vn", "vn|tn") for tokens in (128, 512) for heads in (1, WANTED_TASKS)]
 
 
+def cases_of_16_bits(threads: int) -> list[Case]:
+    """A packed line per thread, in the backward with its sums, and between the passes a head per thread: its outputs
+    and two floats per row, or its three gradients."""
+    held = {"forward": 0.5 + 0.5 + 1 / 64, "backward": 1 + 1.5}
+    return [Case(call, "vn|tn bfloat16", (1, 2, 2, tokens, WANTED_TASKS, 64), threads * of_thread)
+            for call, of_thread in held.items() for tokens in (512, 1024)]
+
+
 def other_cases() -> list[Case]:
     """Streams of 4 and 16 MB."""
     grids = [(1, 4, 4, tokens, 4, 64) for tokens in (256, 1024)]
@@ -85,7 +93,8 @@ def dense_cases() -> list[Case]:
 def all_rises() -> dict[tuple[int, Case], int]:
     """By threads and case. In a process of its own: the peak of this one depends on what ran before."""
     keys = [(threads, case) for threads in THREADS
-            for case in forward_cases(threads) + backward_cases(threads) + other_cases() + dense_cases()]
+            for case in [*forward_cases(threads), *backward_cases(threads), *cases_of_16_bits(threads), *other_cases(),
+                         *dense_cases()]]
     command = [sys.executable, str(Path(__file__).with_name("memory_rise.py"))]
     given = json.dumps([(threads, case.call, case.variant, case.sizes) for threads, case in keys])
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -115,6 +124,11 @@ def test_frame_attention(threads):
 @pytest.mark.parametrize("threads", THREADS)
 def test_frame_attention_backward(threads):
     check(backward_cases(threads), threads)
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_unions_of_16_bits(threads):
+    check(cases_of_16_bits(threads), threads)
 
 
 @pytest.mark.parametrize("threads", THREADS)
