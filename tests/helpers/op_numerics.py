@@ -46,6 +46,21 @@ def assert_close_as_pytorch(
     assert error <= bound, f"error {error:.3e} exceeds {bound:.3e} (largest value {largest:.3e})"
 
 
+def rms_error(actual: Tensor, expected: Tensor) -> float:
+    return (actual.double() - expected.double()).square().mean().sqrt().item()
+
+
+def assert_rms_close_as_pytorch(actual: Tensor, expected_fp64: Tensor, same_dtype_pytorch: Tensor) -> None:
+    """The same rule for the root mean square, where the largest error of few numbers is a matter of the BLAS library:
+    one wrong number of ten thousand shows in it as well."""
+    assert actual.shape == expected_fp64.shape and actual.dtype == same_dtype_pytorch.dtype
+    assert actual.isfinite().all(), "not finite"
+    unit = torch.finfo(actual.dtype).eps * expected_fp64.square().mean().sqrt().item()
+    bound = 2 * rms_error(same_dtype_pytorch, expected_fp64) + unit
+    error = rms_error(actual, expected_fp64)
+    assert error <= bound, f"root mean square of the error {error:.3e} exceeds {bound:.3e}"
+
+
 def assert_all_close_as_pytorch(
     results: Sequence[Tensor], expected_fp64: Sequence[Tensor], same_dtype_pytorch: Sequence[Tensor]
 ) -> None:
