@@ -2,13 +2,22 @@
 
 #include <algorithm>
 
-#include "kernels/next_block.hpp"
 #include "kernels/panels.hpp"
 #include "kernels/rows.hpp"
+#include "kernels/rows_ahead.hpp"
 #include "simd/tiles.hpp"
 
 namespace fourreal::cpu::FOURREAL_SIMD {
 namespace {
+
+// A block of keys with the sums of their gradients.
+struct KeyBlock {
+    const float* keys;
+    const float* values;
+    float* dk;
+    float* dv;
+    std::int64_t count;
+};
 
 // What a panel needs of its queries, and its part of dq.
 struct PanelInputs {
@@ -85,7 +94,7 @@ FOURREAL_ALWAYS_INLINE void add_products(const float* weights, std::int64_t lane
 // All keys for some columns: the rows of those columns stay in the first-level cache.
 template <int kVectors>
 void add_column_products(const float* weights, std::int64_t count, std::int64_t lanes, const float* rows,
-                         std::int64_t stride, float* sums, NextBlock& next) {
+                         std::int64_t stride, float* sums, RowsAhead& next) {
     std::int64_t j = 0;
     for (; j + kTileRows <= count; j += kTileRows) {
         next.fetch_some();
@@ -95,7 +104,7 @@ void add_column_products(const float* weights, std::int64_t count, std::int64_t 
 }
 
 void add_all_products(const float* weights, std::int64_t count, std::int64_t lanes, const float* rows, std::int64_t stride,
-                      float* sums, NextBlock& next) {
+                      float* sums, RowsAhead& next) {
     std::int64_t left = stride / kWidth;
     for (std::int64_t d = 0; left > 0;) {
         if (left == 3 || left > 4) {  // 4 is 2 + 2: one vector alone would be bound by its loads
@@ -125,7 +134,7 @@ void add_query_gradients(const float* keys, std::int64_t count, std::int64_t pad
 // One block of keys for one panel.
 template <int kVectors>
 void differentiate_block(const KeyBlock& block, std::int64_t channels, const PanelInputs& panel, float* weights,
-                         NextBlock& next) {
+                         RowsAhead& next) {
     constexpr std::int64_t kLanes = kVectors * kWidth;
     const std::int64_t padded = padded_channels(channels), stride = vector_padded_channels(channels);
     float* const probabilities = weights;
@@ -137,7 +146,7 @@ void differentiate_block(const KeyBlock& block, std::int64_t channels, const Pan
     add_query_gradients<kVectors>(block.keys, block.count, padded, score_grads, panel.dq);
 }
 
-using BlockKernel = void (*)(const KeyBlock&, std::int64_t, const PanelInputs&, float*, NextBlock&);
+using BlockKernel = void (*)(const KeyBlock&, std::int64_t, const PanelInputs&, float*, RowsAhead&);
 constexpr BlockKernel kBlockKernels[] = {differentiate_block<1>, differentiate_block<2>, differentiate_block<3>};
 static_assert(kPanelVectors == 3, "one block kernel per panel width");
 
@@ -247,6 +256,14 @@ bool fetches_blocks(const GradientGroup& group, const Panels& panels) {
     return panels.count <= kFewPanels && keys * per_key > kHeldFloats;
 }
 
+constexpr int kBlockParts = 4;
+void list_rows(const KeyBlock& block, std::int64_t padded, std::int64_t stride, Rows (&rows)[kBlockParts]) {
+    rows[0] = {DType::kFloat32, block.keys, padded, block.count, padded};
+    rows[1] = {DType::kFloat32, block.values, padded, block.count, padded};
+    rows[2] = {DType::kFloat32, block.dk, stride, block.count, stride};
+    rows[3] = {DType::kFloat32, block.dv, stride, block.count, stride};
+}
+
 void differentiate_runs(const GradientGroup& group, const Panels& panels, const GroupScratch& scratch) {
     const std::int64_t padded = padded_channels(group.channels), stride = vector_padded_channels(group.channels);
     const std::int64_t column_tiles = (stride / kWidth + kTileVectors - 1) / kTileVectors;
@@ -255,8 +272,10 @@ void differentiate_runs(const GradientGroup& group, const Panels& panels, const 
         const KeyBlock block = block_of(group, walk.block());
         const std::int64_t steps = panels.count * 2 * column_tiles * std::max<std::int64_t>(1, block.count / kTileRows);
         walk.advance();
-        NextBlock next;
-        if (fetches && !walk.done()) next = NextBlock(block_of(group, walk.block()), padded, stride, steps);
+        Rows rows[kBlockParts];
+        const bool fetches_next = fetches && !walk.done();
+        if (fetches_next) list_rows(block_of(group, walk.block()), padded, stride, rows);
+        RowsAhead next(rows, fetches_next ? kBlockParts : 0, steps);
         for (std::int64_t p = 0; p < panels.count; ++p) {
             const Panel panel = panels.at(p);
             const PanelInputs inputs = scratch.panel(panel.first, group.channels, group.scale * kLog2E);

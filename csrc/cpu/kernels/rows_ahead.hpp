@@ -1,4 +1,5 @@
-// Rows that work to come will read, on their way into the cache beside the work that goes on.
+// Rows that work to come will read, on their way into the cache beside the work that goes on: some at a time, as a burst of
+// more would hold it up. The processor does not foresee them, as the order of the accesses is not that of the memory.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +41,7 @@ private:
     }
 
     const Rows* rows_;
-    const Rows* const end_;
+    const Rows* end_;
     std::int64_t per_step_ = 0;
     const char* row_ = nullptr;
     std::int64_t stride_ = 0;

@@ -43,6 +43,7 @@ struct Tile {
             }
         }
     }
+
     FOURREAL_ALWAYS_INLINE void load_from(const float* from, std::int64_t row_stride) {
         for (int r = 0; r < kRows; ++r)
             for (int x = 0; x < kVectors; ++x) at[r][x] = load(from + r * row_stride + x * kWidth);
