@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from attention_cases import random_qkv
 from fourreal_kernels import native
-from native_attention import check, check_gradients, check_tensors, forward
+from fourreal_kernels.data.threads import one_thread
+from native_attention import FUSED, INSTRUCTION_SETS, check, check_gradients, check_tensors, forward
 from op_numerics import assert_rms_close_as_pytorch, bitwise_equal, dtype_name
 
 library = native.cpu_library()
 pytestmark = pytest.mark.skipif(library is None, reason=native.why_missing("cpu"))
 
-INSTRUCTION_SETS = library.usable_instruction_sets() if library else []
-# Those whose multiply-adds round once; the portable kernels round large scores before they take the largest off.
-FUSED = [name for name in INSTRUCTION_SETS if name != "portable"]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 AXES = ("vn", "tn", "vn|tn", "n", "vtn")
 # With one thread, what a union keeps between its two passes is held for so many (batch entries, heads) at a time:
@@ -27,14 +23,6 @@ PARTS = {
     "two batch entries of three, in the forward": ((3, 2, 2, 16, 700, 8), torch.float32),
     "2048 heads of 2100": ((1, 2, 2, 16, 2100, 8), torch.float32),
 }
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
@@ -67,10 +55,11 @@ def test_scores_far_apart(axes, instruction_set):
 
 
 @pytest.mark.parametrize("case", PARTS)
-def test_unions_a_part_at_a_time(case, one_thread):
+def test_unions_a_part_at_a_time(case):
     shape, dtype = PARTS[case]
-    check(shape, "vn|tn", dtype, INSTRUCTION_SETS[0], assert_rms_close_as_pytorch)
-    check_gradients(shape, "vn|tn", dtype, INSTRUCTION_SETS[0], assert_rms_close_as_pytorch)
+    with one_thread():
+        check(shape, "vn|tn", dtype, INSTRUCTION_SETS[0], assert_rms_close_as_pytorch)
+        check_gradients(shape, "vn|tn", dtype, INSTRUCTION_SETS[0], assert_rms_close_as_pytorch)
 
 
 @pytest.mark.parametrize("axes, shape", [("tn", (2, 1, 3, 9, 2, 24)), ("vn", (2, 3, 1, 9, 2, 24))])

@@ -7,15 +7,12 @@ import torch
 
 from attention_cases import random_qkv
 from fourreal_kernels import native
-from native_attention import check, check_gradients, check_tensors, forward
+from native_attention import FUSED, INSTRUCTION_SETS, check, check_gradients, check_tensors, forward
 from op_numerics import dtype_name
 
 library = native.cpu_library()
 pytestmark = pytest.mark.skipif(library is None, reason=native.why_missing("cpu"))
 
-INSTRUCTION_SETS = library.usable_instruction_sets() if library else []
-# Those whose multiply-adds round once; the portable kernels round large scores before they take the largest off.
-FUSED = [name for name in INSTRUCTION_SETS if name != "portable"]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Around the sizes of groups of keys (2, 4 and 8), of tiles of queries, and past the longest short sequence.
 ENTRIES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 21, 24, 25, 31, 32, 33)
